@@ -1,0 +1,271 @@
+"""The nouns: what a shard stores, and what passes between the stations of the line.
+
+Rows are plain mutable records: a turn works on them in memory and writes what has changed. The
+order of a row's fields is the order of its columns in ``store/sql``.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Final
+
+from smsgw.ids import created_at_ms
+
+
+class Lane(IntEnum):
+    """How a message travels."""
+
+    REGULAR = 0
+    EXPRESS = 1
+    OTP = 2
+
+
+class Status(IntEnum):
+    """Where a message is; everything from ``DELIVERED`` on is final and never changes."""
+
+    SCHEDULED = 0
+    QUEUED = 1
+    SENDING = 2
+    SENT = 3
+    UNCERTAIN = 4
+    FAILED_TEMP = 5
+    DELIVERED = 10
+    FAILED_PERM = 11
+    EXPIRED = 12
+    CANCELLED = 13
+    UNKNOWN = 14
+
+
+FINAL_FROM: Final = int(Status.DELIVERED)
+WAITING: Final = frozenset({Status.SCHEDULED, Status.QUEUED, Status.FAILED_TEMP})
+
+
+class Reason(StrEnum):
+    """Why a message ended as it did."""
+
+    REJECTED_BY_OPERATOR = "rejected_by_operator"
+    UNDELIVERED = "undelivered"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    INTERRUPTED = "interrupted"
+    VALIDITY_PASSED = "validity_passed"
+    EXPIRED_BY_OPERATOR = "expired_by_operator"
+    RECEIPT_TIMEOUT = "receipt_timeout"
+    UNCERTAIN = "uncertain"
+    NO_RECEIPTS = "no_receipts"
+    CANCELLED_BY_CLIENT = "cancelled_by_client"
+
+
+class EntryKind(IntEnum):
+    """What a ledger entry records."""
+
+    TOPUP = 0
+    DEDUCT = 1
+    HOLD = 2
+    CAPTURE = 3
+    RELEASE = 4
+    CARRIED_FORWARD = 5
+
+
+class Timer(IntEnum):
+    """What time alone will do to a message."""
+
+    PROMOTE = 0
+    EXPIRE = 1
+    RECEIPT = 2
+    UNCERTAIN = 3
+
+
+@dataclass(slots=True)
+class Account:
+    """A client and its money, in integer cents.
+
+    ``credits_cents`` is available, ``held_cents`` is on hold for messages under way,
+    ``charged_cents`` was captured in all. ``sequence`` numbers the client's ledger entries.
+    ``waiting`` counts its messages that are scheduled, queued or waiting for a retry.
+    """
+
+    number: int
+    id: bytes
+    slot: int
+    name: str
+    weight: int
+    created_at_ms: int
+    credits_cents: int
+    held_cents: int
+    charged_cents: int
+    sequence: int
+    waiting: int
+    paused: int
+
+
+@dataclass(slots=True)
+class Message:
+    """One message. ``recipient`` holds the digits of an E.164 number, without the plus.
+
+    ``held_cents`` is what is still on hold, ``charged_cents`` what was captured; what is missing
+    to ``cost_cents`` was released. ``surcharge_cents`` is the express part of the cost. Times are
+    Unix milliseconds; ``due_at_ms`` is when a scheduled or failed message is queued again.
+    """
+
+    number: int
+    id: bytes
+    client: int
+    lane: int
+    status: int
+    reason: str | None
+    recipient: int
+    sender: str
+    text: str | None
+    ucs2: int
+    parts: int
+    cost_cents: int
+    held_cents: int
+    charged_cents: int
+    surcharge_cents: int
+    reference: str | None
+    batch: int | None
+    route: int
+    rank: int
+    attempts: int
+    provider: str | None
+    provider_message_id: str | None
+    last_error: str | None
+    due_at_ms: int | None
+    expires_at_ms: int
+    submit_by_ms: int | None
+    submitted_at_ms: int | None
+    final_at_ms: int | None
+    updated_at_ms: int
+    express_missed: int
+
+    @property
+    def created_at_ms(self) -> int:
+        """When it was accepted."""
+        return created_at_ms(self.number)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether its status can no longer change."""
+        return self.status >= FINAL_FROM
+
+
+@dataclass(slots=True)
+class KeyRecord:
+    """What an Idempotency-Key did: enough to give the first answer again.
+
+    ``answer`` is one of the ``ANSWER_`` values; ``subject`` the number of the message or batch.
+    """
+
+    client: int
+    digest: bytes
+    fingerprint: bytes
+    subject: int
+    answer: int
+    credits_cents: int
+    created_at_ms: int
+
+
+ANSWER_RUNNING: Final = 0
+ANSWER_ACCEPTED: Final = 1
+ANSWER_BATCH: Final = 2
+ANSWER_OTP_OPERATOR: Final = 3
+ANSWER_OTP_HANDSET: Final = 4
+ANSWER_OTP_FAILED: Final = 5
+ANSWER_ADJUSTED: Final = 6
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch request: how far it got, and which of its items were rejected.
+
+    ``rejections`` is JSON: ``[[index, code, sentence], …]``.
+    """
+
+    number: int
+    id: bytes
+    client: int
+    size: int
+    done: int
+    accepted: int
+    rejections: str
+    credits_cents: int
+
+
+@dataclass(slots=True)
+class OtpCode:
+    """A code that we made: derived from the message id, so only its use is stored."""
+
+    message: int
+    client: int
+    recipient: int
+    expires_at_ms: int
+    tries: int
+    used_at_ms: int | None
+    live: int
+
+
+@dataclass(slots=True)
+class Flow:
+    """A client's place in one queue: the rank its next message gets at the earliest."""
+
+    next_rank: int = 0
+    waiting: int = 0
+    parts: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class ParkedReceipt:
+    """A receipt whose message is not known (yet)."""
+
+    provider: str
+    provider_message_id: str
+    at_ms: int
+    word: str
+    reason: str | None
+
+
+class Verdict(StrEnum):
+    """What a submit came to, for one part."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    FAILED = "failed"
+    THROTTLED = "throttled"
+    NOT_SENT = "not_sent"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """What an operator made of a submit.
+
+    ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
+    and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
+    have left and nothing came back.
+    """
+
+    verdict: Verdict
+    provider_message_id: str | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+    handset: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class Rules:
+    """The settings that decisions depend on, in the units decisions use."""
+
+    attempts_max: int = 3
+    express_attempts_max: int = 5
+    retry_base_ms: int = 30_000
+    retry_max_ms: int = 3_600_000
+    on_uncertain: str = "wait"
+    uncertain_ms: int = 600_000
+    receipt_timeout_ms: int = 259_200_000
+    validity_ms: int = 259_200_000
+    capture_on_sent: bool = False
+    backlog_max: int = 20_000_000
+    backlog_client_max: int = 5_000_000
+    guarantee_ms: int = 60_000
+    otp_tries_max: int = 5
+    otp_valid_ms: int = 300_000
+    without_receipts: frozenset[str] = field(default_factory=frozenset)
