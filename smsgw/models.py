@@ -72,6 +72,8 @@ class Timer(IntEnum):
     EXPIRE = 1
     RECEIPT = 2
     UNCERTAIN = 3
+    FORGET_TEXT = 4
+    FORGET = 5
 
 
 @dataclass(slots=True)
@@ -197,6 +199,7 @@ class OtpCode:
     message: int
     client: int
     recipient: int
+    id: bytes
     expires_at_ms: int
     tries: int
     used_at_ms: int | None
@@ -234,9 +237,9 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Outcome:
-    """What an operator made of a submit.
+    """What an operator made of a submit; treat it as frozen.
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
     and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
@@ -268,4 +271,5 @@ class Rules:
     guarantee_ms: int = 60_000
     otp_tries_max: int = 5
     otp_valid_ms: int = 300_000
+    otp_digits: int = 6
     without_receipts: frozenset[str] = field(default_factory=frozenset)

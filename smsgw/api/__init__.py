@@ -1,0 +1,1 @@
+"""The HTTP side: the edge every request passes, the routes behind it, and what they answer."""

@@ -1,0 +1,496 @@
+"""The connection: what uvicorn's HTTP protocol does not limit, limited.
+
+uvicorn waits for ever for the rest of a request and reads headers and bodies of any size. Here a
+connection has a deadline for what it owes, and a request that is too slow, too large, malformed or
+meant for another host is answered with a problem document before any route sees it.
+
+The usual request arrives in one block of data and pays almost nothing for this: deadlines are
+attributes that one sweep for all connections looks at, and idle connections need no timer of
+their own.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from math import inf
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from smsgw import logs
+from smsgw.api.edge import UNKNOWN, Observe
+from smsgw.api.problems import problem
+from smsgw.errors import (
+    BodyTooLarge,
+    ForbiddenHost,
+    HeadersTooLarge,
+    InternalError,
+    MalformedRequest,
+    RequestTimeout,
+    SmsgwError,
+    TooManyConnections,
+)
+from smsgw.settings import ServerSettings
+
+BATCH_PATH: Final = b"/v1/messages/batch"
+LINGER_S: Final = 2.0
+"""How long a refused client may go on sending, unread, so that it gets to our answer."""
+
+# What a connection is in the middle of receiving; also the index of its time limit.
+_NOTHING: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+
+_DUE_SOON: Final = -inf
+"""A deadline that is set once the block of data at hand is read and its request still open."""
+
+_REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+_AUTHORITY: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::\d*)?")
+_UUID_RANDOM_BITS: Final = ((1 << 128) - 1) ^ (0xF << 76) ^ (0b11 << 62)
+_UUID_VERSION_4: Final = (4 << 76) | (0b10 << 62)
+
+log: Final = logs.get(__name__)
+
+
+def edge_protocol(
+    settings: ServerSettings, *, check_host: bool = True, observe: Observe | None = None
+) -> type["EdgeProtocol"]:
+    """The protocol class for one server, as ``uvicorn.Config(http=…, ws="none")`` takes it.
+
+    Args:
+        settings: the limits.
+        check_host: whether Host and Origin matter; not on a Unix socket, which no browser reaches.
+        observe: told of every answer that is given here and not by a route.
+    """
+
+    class Bound(EdgeProtocol):
+        _rules = Rules(settings, check_host, observe or _observe_nothing)
+
+    return Bound
+
+
+class Rules:
+    """What all connections of one server have in common."""
+
+    def __init__(self, settings: ServerSettings, check_host: bool, observe: Observe) -> None:
+        self.settings = settings
+        self.check_host = check_host
+        self.is_served = _host_rule(settings.allowed_hosts)
+        self.observe = observe
+        # Indexed by what a connection is receiving.
+        self.limits_s = (
+            settings.idle_timeout_s,
+            settings.header_timeout_s,
+            settings.body_timeout_s,
+        )
+        self.sweep = Sweep(min(1.0, min(self.limits_s) / 10))
+
+
+class Sweep:
+    """One timer for all connections of a server, running while there are any."""
+
+    def __init__(self, interval_s: float) -> None:
+        self.connections: set[EdgeProtocol] = set()
+        self._interval_s = interval_s
+        self._running = False
+
+    def add(self, connection: "EdgeProtocol") -> None:
+        """Watch a connection from now on."""
+        self.connections.add(connection)
+        if not self._running:
+            self._running = True
+            connection.loop.call_later(self._interval_s, self._run, connection.loop)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = loop.time()
+        for connection in tuple(self.connections):
+            if connection.deadline_s <= now_s or connection.write_deadline_s <= now_s:
+                connection.expire(now_s)
+        self._running = bool(self.connections)
+        if self._running:
+            loop.call_later(self._interval_s, self._run, loop)
+
+
+class EdgeCycle(RequestResponseCycle):
+    """A request and its response, as uvicorn has them."""
+
+    async def send_500_response(self) -> None:
+        """Answer for an application that failed without an answer of its own."""
+        status, body, headers = problem(InternalError())
+        headers.append((b"connection", b"close"))
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": headers, "trailers": False}
+        )
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class EdgeProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits; made by ``edge_protocol``."""
+
+    _rules: ClassVar[Rules]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.deadline_s = inf
+        self.write_deadline_s = inf
+        self._receiving = _NOTHING
+        self._body_left_bytes = 0
+        # Bytes since a head ended, a body grew or a request was complete.
+        self._fruitless_bytes = 0
+        self._deaf = False
+        self._farewell: bytes | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Watch a new connection, or refuse it where too many are open."""
+        super().connection_made(transport)
+        self._rules.sweep.add(self)
+        self.deadline_s = self.loop.time() + self._rules.settings.header_timeout_s
+        if len(self._rules.sweep.connections) > self._rules.settings.connections_max:
+            self._deaf = True
+            transport.write(self._answer(TooManyConnections()))
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._rules.sweep.connections.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a block of data and start the requests in it."""
+        if self._deaf:
+            return
+        self._fruitless_bytes += len(data)
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_after(upgrade, data)
+        except httptools.HttpParserError as failure:
+            self._refuse(_error_for_client(failure))
+        else:
+            if self._receiving:
+                self._await_rest()
+
+    def _feed_after(self, upgrade: httptools.HttpParserUpgrade | None, data: bytes) -> None:
+        """Read on after a head that asks for another protocol, as if it had not asked.
+
+        The parser drops the body of such a request. So it reads the head again, without its
+        Upgrade, and then what follows.
+        """
+        rest = memoryview(data)
+        while upgrade is not None:
+            rest = rest[upgrade.args[0] :]
+            upgrade = None
+            self.parser.feed_data(self._head_without_upgrade())
+            try:
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                upgrade = another
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join((*lines, b"", b""))
+
+    def _await_rest(self) -> None:
+        """The block of data is read, but a request is still open: see how long it may be."""
+        if self._fruitless_bytes > self._rules.settings.header_bytes_max:
+            # Headers that have not ended, or trailers and chunk extensions that bring no body.
+            self._refuse(self._headers_too_large())
+        elif self.deadline_s == _DUE_SOON:
+            self.deadline_s = self.loop.time() + self._rules.limits_s[self._receiving]
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._receiving = _HEAD
+        self.deadline_s = _DUE_SOON
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers come here too and are dropped."""
+        if self._receiving == _HEAD:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Judge the head, and start the request if nothing is wrong with it.
+
+        Raises:
+            SmsgwError: what is wrong; the parser passes it on.
+        """
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise MalformedRequest("This is no proxy.")
+            return
+        fields = {}
+        head_bytes = len(self.url)
+        for name, value in self.headers:
+            fields[name] = value
+            head_bytes += len(name) + len(value) + 4
+        if head_bytes > self._rules.settings.header_bytes_max:
+            raise self._headers_too_large()
+        if self._rules.check_host:
+            self._judge_host(fields)
+        if b"content-length" in fields or b"transfer-encoding" in fields:
+            self._judge_body(fields)
+        self._begin(_request_id(fields.get(b"x-request-id")))
+        self._receiving = _BODY
+        self._fruitless_bytes = 0
+        self.deadline_s = _DUE_SOON
+
+    def _begin(self, request_id: bytes) -> None:
+        """Start the request, or let it wait for those before it."""
+        scope = self.scope
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            scope["http_version"] = version
+        scope["method"] = self.parser.get_method().decode()
+        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
+        scope["state"]["request_id"] = request_id.decode()
+        before = self.cycle
+        self.cycle = EdgeCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=[*self.server_state.default_headers, (b"x-request-id", request_id)],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on.
+
+        Raises:
+            BodyTooLarge: there is more of it than allowed.
+        """
+        self._fruitless_bytes = 0
+        self._body_left_bytes -= len(body)
+        if self._body_left_bytes < 0:
+            raise self._body_too_large()
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The request is all there; from now on it is we who owe something."""
+        if self._receiving == _HEAD:
+            return  # The head comes again, without its Upgrade.
+        self._receiving = _NOTHING
+        self._fruitless_bytes = 0
+        cycle = self.cycle
+        if cycle.response_complete:
+            self.deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+            return
+        self.deadline_s = inf
+        cycle.more_body = False
+        cycle.message_event.set()
+
+    # Judging a head
+
+    def _judge_host(self, fields: dict[bytes, bytes]) -> None:
+        """Refuse what a browser may have been tricked into sending to a local address."""
+        host = fields.get(b"host")
+        if host is None and self.parser.get_http_version() == "1.1":
+            raise MalformedRequest("There is no Host header.")
+        if (
+            len(fields) < len(self.headers)
+            and [name for name, _ in self.headers].count(b"host") > 1
+        ):
+            raise MalformedRequest("There is more than one Host header.")
+        if not self._rules.is_served(host or b""):
+            raise ForbiddenHost
+        origin = fields.get(b"origin")
+        if origin is not None and not self._rules.is_served(origin.partition(b"://")[2]):
+            raise ForbiddenHost
+
+    def _judge_body(self, fields: dict[bytes, bytes]) -> None:
+        """Give the body its limit, and refuse it if it says that it is longer."""
+        self._body_left_bytes = self._body_bytes_max()
+        # The parser has seen that it is a number, and the only one.
+        if int(fields.get(b"content-length", b"0")) > self._body_left_bytes:
+            raise self._body_too_large()
+        if b"expect" in fields:
+            self.expect_100_continue = fields[b"expect"].lower() == b"100-continue"
+
+    def _body_bytes_max(self) -> int:
+        url = self.url
+        if url.startswith(BATCH_PATH) and url.partition(b"?")[0] == BATCH_PATH:
+            return self._rules.settings.batch_body_bytes_max
+        return self._rules.settings.body_bytes_max
+
+    def _body_too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self._body_bytes_max()} bytes.")
+
+    def _headers_too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(f"The headers exceed {self._rules.settings.header_bytes_max} bytes.")
+
+    # Deadlines
+
+    def on_response_complete(self) -> None:
+        """An answer is written: begin the next one, or wait for the next request."""
+        self.server_state.total_requests += 1
+        if self._receiving == _NOTHING and not self.pipeline:
+            self.deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._farewell is not None:
+            self._part(self._farewell)
+        elif self._receiving == _BODY and self.expect_100_continue and self.cycle.response_complete:
+            # The client may keep back the body that it was never asked for; whether it does, and
+            # so where its next request begins, cannot be known.
+            self._part(b"")
+
+    def pause_writing(self) -> None:
+        """The client does not read our answer: it must before long."""
+        super().pause_writing()
+        self.write_deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        self.write_deadline_s = inf
+
+    def expire(self, now_s: float) -> None:
+        """A deadline has passed: end the connection, with an answer if one is owed."""
+        is_idle = self._receiving == _NOTHING and self.cycle is not None
+        if self._deaf or is_idle or self.write_deadline_s <= now_s:
+            self.transport.abort()
+        elif self.flow.read_paused:
+            # It is we who do not read.
+            self.deadline_s = now_s + self._rules.limits_s[self._receiving]
+        else:
+            self._refuse(RequestTimeout())
+
+    # Refusing
+
+    def _refuse(self, error: SmsgwError) -> None:
+        """Answer what is being received with a problem, in its turn, and hear no more."""
+        farewell = self._answer(error)
+        cycle = self.cycle
+        self._deaf = True
+        self.deadline_s = inf
+        if self._receiving != _BODY:
+            if cycle is None or cycle.response_complete:
+                self._part(farewell)
+            else:
+                self._farewell = farewell
+        elif self.pipeline:
+            # The request waits behind others, and shall not begin at all.
+            self.pipeline.popleft()
+            self._farewell = farewell
+        else:
+            self._part_from(cycle, farewell)
+
+    def _part_from(self, cycle: RequestResponseCycle, farewell: bytes) -> None:
+        """End a request that a route has begun with, and the connection."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if not cycle.response_started:
+            self._part(farewell)
+        elif cycle.response_complete:
+            self._part(b"")
+        else:
+            # Half an answer cannot be mended.
+            self.transport.abort()
+
+    def _part(self, farewell: bytes) -> None:
+        """Write the last answer, and let the client finish sending before the connection goes.
+
+        Closing with data unread resets the connection, and the client may lose the answer.
+        """
+        self._deaf = True
+        self.deadline_s = self.loop.time() + LINGER_S
+        self.flow.resume_reading()
+        self.transport.write(farewell)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _answer(self, error: SmsgwError) -> bytes:
+        """The bytes of a problem that no route gives."""
+        status, body, headers = problem(error)
+        method, request_id = b"", None
+        if self._receiving != _NOTHING and self.url:
+            method = self.parser.get_method()
+            request_id = dict(self.headers).get(b"x-request-id")
+        headers = [
+            *self.server_state.default_headers,
+            *headers,
+            (b"x-request-id", _request_id(request_id)),
+            (b"connection", b"close"),
+        ]
+        self._rules.observe(UNKNOWN, method.decode() or UNKNOWN, status, 0.0)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return STATUS_LINE[status] + lines + b"\r\n" + (body if method != b"HEAD" else b"")
+
+
+def _request_id(given: bytes | None) -> bytes:
+    """The id that a client gave its request, if it is one we can repeat, or a new UUID."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    # It must be rare, not secret; and a uuid4() costs four times as much.
+    bits = random.getrandbits(128)
+    return b"%032x" % (bits & _UUID_RANDOM_BITS | _UUID_VERSION_4)
+
+
+@lru_cache(maxsize=256)
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """The path, decoded and raw, and the query of a request's target."""
+    parsed = httptools.parse_url(url)
+    return unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
+
+
+def _host_rule(allowed_hosts: Iterable[str]) -> Callable[[bytes], bool]:
+    """Whether a host, with or without a port, is among these; any is, if these are none."""
+    names = frozenset(host.lower().encode() for host in allowed_hosts)
+
+    @lru_cache(maxsize=64)
+    def is_served(authority: bytes) -> bool:
+        match = _AUTHORITY.fullmatch(authority.lower())
+        return not names or (match is not None and match[1] in names)
+
+    return is_served
+
+
+def _error_for_client(failure: httptools.HttpParserError) -> SmsgwError:
+    """What to tell the client: our own error, raised while parsing, or that it makes no sense."""
+    cause = failure.__context__
+    if isinstance(cause, SmsgwError):
+        return cause
+    if cause is None or isinstance(cause, httptools.HttpParserError):
+        return MalformedRequest()
+    log.error("connection.failed", "A connection failed by a defect of ours.", error=cause)
+    return InternalError()
+
+
+def _observe_nothing(_template: str, _method: str, _status: int, _seconds: float) -> None:
+    """For a server that counts nothing."""

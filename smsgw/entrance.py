@@ -1,0 +1,371 @@
+"""From what somebody asked for to a turn: checks, prices, limits, and the express promise.
+
+Every way in (REST, command line) uses this one door, so that a message is judged the same however
+it came.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from smsgw.admission import (
+    Accepted,
+    Admit,
+    AdmitBatch,
+    BatchProgress,
+    Draft,
+    KeyUse,
+    Rejected,
+    Replay,
+    known,
+)
+from smsgw.clock import Clock
+from smsgw.errors import (
+    ExpressGuaranteeUnavailable,
+    IdempotencyInProgress,
+    InvalidRequest,
+    ShuttingDown,
+    SmsgwError,
+    StorageUnavailable,
+    TextTooLong,
+    TooManyRequests,
+)
+from smsgw.fairness import Allotter, Bucket
+from smsgw.metrics import Metrics
+from smsgw.models import ANSWER_RUNNING, Batch, Lane, Rules
+from smsgw.numbers import Numbers, sender
+from smsgw.routing import Routing
+from smsgw.settings import Settings
+from smsgw.store.shard import Shard
+from smsgw.store.shards import Shards
+from smsgw.tariff import Tariff
+from smsgw.text import measure, refuse_text
+from smsgw.turn import Request, Turn, Wants
+
+BATCH_STEP: Final = 100
+_CLIENTS_MAX: Final = 100_000
+_GSM7_PART: Final = 160
+
+
+@dataclass(slots=True)
+class Wish:
+    """A message as somebody asked for it: types are right, nothing else is known."""
+
+    recipient: str
+    sender: str
+    text: str
+    lane: Lane = Lane.REGULAR
+    reference: str | None = None
+    validity_s: int | None = None
+    send_at_ms: int | None = None
+
+
+class Entrance:
+    """The one door for messages."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        clock: Clock,
+        routing: Routing,
+        allotter: Allotter,
+        shards: Shards,
+        metrics: Metrics,
+    ) -> None:
+        self.rules = rules
+        self.closed = False
+        self.disk_full = False
+        self._limits = settings.limits
+        self._regular_share = settings.delivery.regular_share
+        self._clock = clock
+        self._routing = routing
+        self._allotter = allotter
+        self._shards = shards
+        self._metrics = metrics
+        self._numbers = Numbers(settings.numbers.default_region)
+        billing = settings.billing
+        self.tariff = Tariff(billing.part_cents, billing.express_part_cents, billing.otp_part_cents)
+        self._buckets: dict[bytes, Bucket] = {}
+        self._express_coming = 0
+        self._batches_running: set[int] = set()
+
+    def draft(self, wish: Wish) -> Draft:
+        """Check, count and price a message.
+
+        Raises:
+            InvalidRecipient: its recipient is no E.164 number.
+            InvalidSender: its sender is no number, short code or name.
+            InvalidRequest: its text holds what no text may.
+            TextTooLong: it needs too many parts.
+        """
+        recipient = self._numbers.recipient(wish.recipient)
+        source = sender(wish.sender)
+        text = wish.text
+        complaint = refuse_text(text)
+        if complaint:
+            raise InvalidRequest(
+                f"text: {complaint}", fields=[{"field": "text", "message": complaint}]
+            )
+        parts_max = self._limits.parts_max
+        if len(text) > parts_max * _GSM7_PART:
+            raise TextTooLong(f"The text needs more than {parts_max} parts.")
+        size = measure(text)
+        if size.parts > parts_max:
+            raise TextTooLong(f"The text needs {size.parts} parts; {parts_max} are allowed.")
+        digits = int(recipient[1:])
+        return Draft(
+            digits,
+            source,
+            text,
+            size.encoding == "UCS-2",
+            size.parts,
+            wish.lane,
+            self.tariff.cost_cents(wish.lane, size.parts),
+            self.tariff.surcharge_cents(wish.lane, size.parts),
+            self._routing.route(digits),
+            wish.reference,
+            None if wish.validity_s is None else wish.validity_s * 1000,
+            wish.send_at_ms,
+        )
+
+    def open_for(self, client_id: bytes, messages: int = 1) -> Shard:
+        """The client's shard, if the gateway takes messages from the client now.
+
+        Raises:
+            ShuttingDown: it does not any more.
+            StorageUnavailable: there is too little room on the disk.
+            TooManyRequests: the client is over its rate.
+        """
+        if self.closed:
+            raise ShuttingDown(retry_after_s=5)
+        if self.disk_full:
+            raise StorageUnavailable(
+                "There is too little room on the disk.", retry_after_s=30, outcome="none"
+            )
+        rate = self._limits.client_rate_per_s
+        if rate:
+            self._take_rate(client_id, messages, rate)
+        return self._shards.of_client(client_id)
+
+    def _take_rate(self, client_id: bytes, messages: int, rate: float) -> None:
+        now_s = self._clock.monotonic_s()
+        bucket = self._buckets.get(client_id)
+        if bucket is None:
+            if len(self._buckets) >= _CLIENTS_MAX:
+                del self._buckets[next(iter(self._buckets))]
+            bucket = Bucket(rate, burst_s=1.0, tokens=max(1.0, rate), at_s=now_s)
+            self._buckets[client_id] = bucket
+        if bucket.refill(now_s) < 1:
+            wait_s = (1 - bucket.tokens) / rate
+            raise TooManyRequests(
+                f"This client may send {rate:g} messages a second.", retry_after_s=wait_s
+            )
+        # A batch larger than what is left is paid for by waiting afterwards.
+        bucket.tokens -= messages
+
+    def backlog(self) -> int:
+        """How many messages wait, over all shards."""
+        return self._allotter.waiting()
+
+    async def submit(self, client_id: bytes, draft: Draft, key: KeyUse | None) -> Accepted | Replay:
+        """Accept one message; returns once it is on disk.
+
+        Raises:
+            SmsgwError: what it was refused with; nothing was written.
+        """
+        shard = self.open_for(client_id)
+        backlog = self._allotter.waiting()
+        if draft.lane is not Lane.EXPRESS:
+            answer = await shard.ask(Admit(client_id, draft, key, self.rules, backlog))
+        else:
+            said_no = self._promise(shard, client_id, draft)
+            self._express_coming += draft.parts
+            try:
+                answer = await shard.ask(Admit(client_id, draft, key, self.rules, backlog, said_no))
+            finally:
+                self._express_coming -= draft.parts
+        if isinstance(answer, Accepted):
+            self._metrics.accepted(_LANE_NAMES[draft.lane], 1, draft.parts)
+        assert isinstance(answer, Accepted | Replay)
+        return answer
+
+    def _promise(self, shard: Shard, client_id: bytes, draft: Draft) -> SmsgwError | None:
+        """Whether an express message can be handed over in time; a schedule is trusted to be."""
+        if draft.send_at_ms is not None:
+            return None
+        capacity = self._express_parts_max(draft.route)
+        waiting = self._express_coming + sum(
+            other.store.lane_parts.get((draft.route, int(Lane.EXPRESS)), 0)
+            for other in self._shards
+        )
+        mine, weight, weights = shard.store.express_share(client_id, draft.route)
+        fair = capacity * weight / (weights + 1)
+        if waiting + draft.parts <= capacity and mine + draft.parts <= max(fair, draft.parts):
+            return None
+        return ExpressGuaranteeUnavailable(retry_after_s=max(1.0, self._guarantee_s() / 10))
+
+    def _guarantee_s(self) -> float:
+        return self.rules.guarantee_ms / 1000
+
+    def _express_parts_max(self, route: int) -> float:
+        """How many express parts fit into the guarantee, with a tenth of it as margin."""
+        if self._allotter.paused:
+            return 0.0
+        now_s = self._clock.monotonic_s()
+        rate_per_s = sum(
+            link.healthy_rate_per_s(now_s)
+            for name in self._allotter.routes.get(route, ())
+            if (link := self._allotter.links[name]).usable and not link.paused
+        )
+        return 0.9 * self._guarantee_s() * rate_per_s * (1 - self._regular_share)
+
+    async def submit_batch(
+        self,
+        client_id: bytes,
+        items: Sequence[Draft | SmsgwError],
+        key: KeyUse | None,
+        *,
+        all_or_nothing: bool = False,
+    ) -> BatchProgress | Replay:
+        """Accept many messages; a large batch spreads over several turns.
+
+        Raises:
+            SmsgwError: what all of it was refused with; nothing was written.
+        """
+        size = len(items)
+        shard = self.open_for(client_id, size)
+        items = self._with_promises(shard, client_id, items)
+        step = size if all_or_nothing else BATCH_STEP
+        request = AdmitBatch(
+            client_id,
+            items[:step],
+            self.rules,
+            self.backlog(),
+            size=size,
+            all_or_nothing=all_or_nothing,
+            key=key,
+        )
+        answer = await shard.ask(request)
+        if isinstance(answer, Replay):
+            return answer
+        return await self._go_on(shard, client_id, items, key, answer)
+
+    async def resume_batch(
+        self,
+        client_id: bytes,
+        items: Sequence[Draft | SmsgwError],
+        key: KeyUse,
+        replay: Replay,
+    ) -> BatchProgress | None:
+        """Finish a batch that a crash has interrupted; None where it is complete.
+
+        Raises:
+            IdempotencyInProgress: it is being worked on.
+        """
+        if replay.record.answer != ANSWER_RUNNING:
+            return None
+        if replay.record.subject in self._batches_running:
+            raise IdempotencyInProgress(retry_after_s=1)
+        shard = self.open_for(client_id)
+        rows = await shard.store.read("get_batch", replay.record.subject)
+        progress = BatchProgress(Batch(*rows[0]), {})
+        return await self._go_on(shard, client_id, items, key, progress)
+
+    async def _go_on(
+        self,
+        shard: Shard,
+        client_id: bytes,
+        items: Sequence[Draft | SmsgwError],
+        key: KeyUse | None,
+        progress: BatchProgress,
+    ) -> BatchProgress:
+        """Work through the rest of a batch, in a task that a caller who hangs up does not end."""
+        results = dict(progress.results)
+        if progress.batch.done < progress.batch.size:
+            rest = asyncio.ensure_future(self._rest(shard, client_id, items, key, progress))
+            progress, more = await asyncio.shield(rest)
+            results |= more
+        self._count(results)
+        return BatchProgress(progress.batch, results)
+
+    async def _rest(
+        self,
+        shard: Shard,
+        client_id: bytes,
+        items: Sequence[Draft | SmsgwError],
+        key: KeyUse | None,
+        progress: BatchProgress,
+    ) -> tuple[BatchProgress, dict[int, Accepted | Rejected]]:
+        batch = progress.batch
+        results: dict[int, Accepted | Rejected] = {}
+        self._batches_running.add(batch.number)
+        try:
+            while batch.done < batch.size:
+                request = AdmitBatch(
+                    client_id,
+                    items[batch.done : batch.done + BATCH_STEP],
+                    self.rules,
+                    self.backlog(),
+                    size=batch.size,
+                    key=key,
+                    progress=progress,
+                )
+                progress = await shard.ask(request)
+                batch = progress.batch
+                results |= progress.results
+        finally:
+            self._batches_running.discard(batch.number)
+        return progress, results
+
+    def _with_promises(
+        self, shard: Shard, client_id: bytes, items: Sequence[Draft | SmsgwError]
+    ) -> Sequence[Draft | SmsgwError]:
+        """Refuse those express items for which no promise can be given, counting the others."""
+        if not any(isinstance(item, Draft) and item.lane is Lane.EXPRESS for item in items):
+            return items
+        judged: list[Draft | SmsgwError] = []
+        promised = 0
+        for item in items:
+            said_no = None
+            if isinstance(item, Draft) and item.lane is Lane.EXPRESS:
+                self._express_coming += promised
+                said_no = self._promise(shard, client_id, item)
+                self._express_coming -= promised
+                promised += item.parts
+            judged.append(said_no or item)
+        return judged
+
+    def _count(self, results: dict[int, Accepted | Rejected]) -> None:
+        for result in results.values():
+            if isinstance(result, Accepted):
+                message = result.message
+                self._metrics.accepted(_LANE_NAMES[message.lane], 1, message.parts)
+            else:
+                self._metrics.refused(result.error.code)
+
+    async def know(self, client_id: bytes) -> None:
+        """Check that there is such a client.
+
+        Raises:
+            UnknownClient: there is none.
+        """
+        await self._shards.of_client(client_id).ask(_Known(client_id))
+
+
+class _Known(Request):
+    """Ask for nothing but whether the client exists."""
+
+    __slots__ = ()
+
+    def needs(self, wants: Wants) -> None:
+        """The account."""
+        wants.clients.add(self.client_id)
+
+    def decide(self, turn: Turn) -> None:
+        """Refuse an unknown one."""
+        known(turn, self.client_id)
+
+
+_LANE_NAMES: Final[Any] = {Lane.REGULAR: "regular", Lane.EXPRESS: "express", Lane.OTP: "otp"}

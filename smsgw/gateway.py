@@ -1,0 +1,357 @@
+"""Builds, opens and closes everything, in an order one can read.
+
+``Gateway.open`` gives the store and the entrance: enough for the command line to work on a data
+directory that no server owns. ``serve`` adds what sends, expires and recovers; ``close`` ends it
+all, in the reverse order.
+"""
+
+import asyncio
+import contextlib
+import gc
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from smsgw.clock import JUMP_MS, Clock, SystemClock
+from smsgw.entrance import Entrance
+from smsgw.errors import SettingsError
+from smsgw.fairness import Allotter, Bucket, Link, Unshelve
+from smsgw.logs import get
+from smsgw.metrics import Metrics
+from smsgw.models import Rules
+from smsgw.otp import OtpDesk
+from smsgw.providers.base import Accepted, Provider
+from smsgw.providers.mock import MockProvider, Sandbox
+from smsgw.receipts import Receipts
+from smsgw.recovery import recover_flights, reroute
+from smsgw.routing import Operator, Routing
+from smsgw.settings import MockProviderSettings, Settings
+from smsgw.store.catalog import PAUSE_ALL
+from smsgw.store.directory import DataDirectory, is_volatile
+from smsgw.store.shard import Shard
+from smsgw.store.shards import Shards
+from smsgw.store.sqlite_thread import VERSION_WAL_FIX
+from smsgw.sweeper import Sweeper
+from smsgw.worker import Worker
+
+log = get(__name__)
+
+LOOK_S: Final = 0.1
+RESTORED_MAX: Final = 100_000
+_DAY_MS: Final = 86_400_000
+
+
+def rules_from(settings: Settings) -> Rules:
+    """The settings that decisions depend on, in the units decisions use."""
+    delivery, limits, otp = settings.delivery, settings.limits, settings.otp
+    return Rules(
+        attempts_max=delivery.attempts_max,
+        express_attempts_max=delivery.express_attempts_max,
+        retry_base_ms=round(delivery.retry_base_s * 1000),
+        retry_max_ms=round(delivery.retry_max_s * 1000),
+        on_uncertain=delivery.on_uncertain,
+        uncertain_ms=round(delivery.uncertain_s * 1000),
+        receipt_timeout_ms=round(delivery.receipt_timeout_s * 1000),
+        validity_ms=round(limits.validity_s * 1000),
+        capture_on_sent=settings.billing.capture_on == "sent",
+        backlog_max=limits.backlog_max,
+        backlog_client_max=limits.backlog_client_max,
+        guarantee_ms=round(settings.express.guarantee_s * 1000),
+        otp_tries_max=otp.tries_max,
+        otp_valid_ms=round(otp.valid_s * 1000),
+        otp_digits=otp.digits,
+        without_receipts=frozenset(
+            name for name, provider in settings.providers.items() if not provider.receipts
+        ),
+    )
+
+
+class Gateway:
+    """One gateway: everything in a process that is about messages and money."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: DataDirectory,
+        shards: Shards,
+        clock: Clock,
+        *,
+        dev: bool,
+    ) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.shards = shards
+        self.clock = clock
+        self.dev = dev
+        self.serving = False
+        self.stopping = False
+        self.metrics = Metrics()
+        self.rules = rules_from(settings)
+        self.sandbox = Sandbox() if dev else None
+        self.allotter = Allotter(settings.delivery.regular_share)
+        enabled = {name: p for name, p in settings.providers.items() if p.enabled}
+        self.routing = Routing([Operator(name, tuple(p.prefixes)) for name, p in enabled.items()])
+        for name, provider in enabled.items():
+            self.allotter.links[name] = Link(
+                name,
+                provider.window,
+                Bucket(provider.rate_parts_per_s, at_s=clock.monotonic_s()),
+                provider.weight,
+                provider.priority,
+                settings.otp.window_share,
+            )
+        self.providers: Mapping[str, Provider] = {name: self._provider(name) for name in enabled}
+        self.receipts = Receipts(clock, shards, self.metrics)
+        self.worker = Worker(
+            clock,
+            self.allotter,
+            shards,
+            self.receipts,
+            self.metrics,
+            self.rules,
+            {name: p.response_timeout_s for name, p in enabled.items()},
+        )
+        self.entrance = Entrance(
+            settings, self.rules, clock, self.routing, self.allotter, shards, self.metrics
+        )
+        self.otp = OtpDesk(
+            settings.otp,
+            self.rules,
+            directory.key(),
+            clock,
+            self.entrance,
+            self.allotter,
+            self.worker,
+            shards,
+            self.metrics,
+            self.receipts.watchers,
+        )
+        self._sweepers: list[Sweeper] = []
+        self._loops: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
+
+    def _provider(self, name: str) -> Provider:
+        settings = self.settings.providers[name]
+        if isinstance(settings, MockProviderSettings):
+            return MockProvider(name, settings, self.sandbox)
+        raise SettingsError(f"providers.{name}.kind: unknown kind {settings.kind!r}")
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        path: Path,
+        *,
+        purpose: str,
+        dev: bool = False,
+        clock: Clock | None = None,
+    ) -> "Gateway":
+        """Lock and open a data directory, and start the shards' loops; nothing is sent yet.
+
+        Args:
+            settings: the effective settings.
+            path: the data directory.
+            purpose: what holds the lock, for other processes to read.
+            dev: whether the sandbox is there.
+            clock: a test's clock.
+
+        Raises:
+            CannotStart: saying what is wrong and where.
+        """
+        clock = clock or SystemClock()
+        directory = DataDirectory.open(path, purpose)
+        try:
+            shards = await Shards.open(directory, settings.store, clock.now_ms())
+        except BaseException:
+            directory.close()
+            raise
+        try:
+            self = cls(settings, directory, shards, clock, dev=dev)
+            await self._start()
+        except BaseException:
+            await shards.close()
+            directory.close()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        """Give numbers to routes, start every shard's loop, and set V to where it was."""
+        numbers = await self.shards.catalog.routes(sorted(self.routing.sets()))
+        self.routing.number(numbers)
+        self.allotter.routes = {number: names for number, names in numbers.items() if names}
+        self.allotter.stopped = True
+        self.allotter.paused = PAUSE_ALL in self.shards.catalog.paused
+        for name, link in self.allotter.links.items():
+            link.paused = name in self.shards.catalog.paused
+        self.shards.start(
+            self.clock,
+            self.allotter,
+            self.metrics,
+            self.settings.store.waiting_items_max,
+            self._hand_over,
+        )
+        for store in self.shards.stores.values():
+            for key, rank in await store.lowest_ranks():
+                self.allotter.start_at(key, rank)
+        self._loops = asyncio.create_task(self.shards.run(), name="shards")
+        await self.receipts.open()
+
+    def _hand_over(self, shard: Shard, messages: object) -> None:
+        self.worker.hand_over(shard, messages)  # type: ignore[arg-type]
+
+    async def serve(self) -> None:
+        """Recover, connect to the operators, and begin to claim, send and sweep."""
+        self._warn()
+        for shard in self.shards:
+            await reroute(shard, self.routing, set(self.routing_numbers()))
+            await recover_flights(shard, self.rules)
+            self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
+        await self.otp.open()
+        for name, provider in self.providers.items():
+            self.worker.providers[name] = provider
+            await provider.start(self.worker)
+        await self._restore()
+        for shard in self.shards:
+            self._sweepers.append(self._sweeper(shard))
+        self._beside = [
+            asyncio.create_task(sweeper.run(), name="sweeper") for sweeper in self._sweepers
+        ]
+        self._beside.append(asyncio.create_task(self._look_after(), name="look after"))
+        # What is loaded by now lives as long as the process: no need to look at it again.
+        gc.collect()
+        gc.freeze()
+        self.allotter.stopped = False
+        self.serving = True
+        self.worker.wake_soon()
+
+    def routing_numbers(self) -> list[int]:
+        """The routes that the settings know."""
+        return [*self.allotter.routes, self.routing.route_number(())]
+
+    def _warn(self) -> None:
+        """Say what an operator of the gateway should know."""
+        if sqlite3.sqlite_version_info < VERSION_WAL_FIX:
+            log.info(
+                "sqlite.version",
+                "this SQLite needs one writer per file, and that is what it gets",
+                version=sqlite3.sqlite_version,
+            )
+        if is_volatile(self.directory.path):
+            log.warning("store.volatile", "the data directory is in memory: nothing is durable")
+        if not self.providers:
+            log.warning("providers.none", "there is no operator: messages are taken and wait")
+
+    def _sweeper(self, shard: Shard) -> Sweeper:
+        settings = self.settings
+        return Sweeper(
+            shard,
+            self.clock,
+            self.rules,
+            self.metrics,
+            idempotency_ms=round(settings.limits.idempotency_s * 1000),
+            parked_ms=round(settings.delivery.receipt_parked_s * 1000),
+            texts_ms=round(settings.retention.texts_days * _DAY_MS),
+            messages_ms=round(settings.retention.messages_days * _DAY_MS),
+            dropped=self.receipts.dropped,
+        )
+
+    async def _restore(self) -> None:
+        """Tell operators in this process what they had accepted before the restart."""
+        accepted: dict[str, list[Accepted]] = {}
+        for shard in self.shards:
+            for message in await shard.store.accepted_open(RESTORED_MAX):
+                name = message.provider or ""
+                if name in self.providers and message.provider_message_id:
+                    known = accepted.setdefault(name, [])
+                    known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
+        for name, messages in accepted.items():
+            self.providers[name].restore(messages)
+
+    async def _look_after(self) -> None:
+        """What is looked at all the time: lost answers, disk room, the clock, the loop's lag."""
+        loop = asyncio.get_running_loop()
+        count = 0
+        while True:
+            before_s = loop.time()
+            await asyncio.sleep(LOOK_S)
+            self.metrics.loop_lag(max(0.0, loop.time() - before_s - LOOK_S))
+            self.worker.time_out()
+            self.worker.wake_soon()
+            count += 1
+            if count % 10 == 0:
+                await self._look_closer()
+
+    async def _look_closer(self) -> None:
+        if isinstance(self.clock, SystemClock) and abs(ahead_ms := self.clock.slew()) > JUMP_MS:
+            self.metrics.clock_jumped()
+            log.warning("clock.jumped", "the wall clock is elsewhere", ahead_ms=ahead_ms)
+        free = await asyncio.to_thread(self.directory.free_bytes)
+        self.entrance.disk_full = free < self.settings.store.free_bytes_min
+        for lane, name in enumerate(("regular", "express")):
+            self.metrics.queue_waiting(name, self.allotter.waiting(lane))
+        for name, provider in self.providers.items():
+            up = provider.trouble is None
+            self.allotter.links[name].usable = up
+            self.metrics.provider_up(name, up)
+        for shard in self.shards:
+            self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
+        await self.receipts.match_again(100)
+
+    async def pause(self, subject: str, *, paused: bool) -> None:
+        """Stop, or resume, claiming for everything (``PAUSE_ALL``) or for one provider."""
+        await self.shards.catalog.set_paused(subject, paused=paused)
+        if subject == PAUSE_ALL:
+            self.allotter.paused = paused
+        elif subject in self.allotter.links:
+            self.allotter.links[subject].paused = paused
+        self.worker.wake_soon()
+
+    async def unshelve(self, client_id: bytes, number: int) -> None:
+        """Bring a resumed client's messages back into their queues."""
+        shard = self.shards.of_client(client_id)
+        while await shard.ask(Unshelve(client_id, number)):
+            self.worker.wake_soon()
+
+    async def watch(self) -> None:
+        """Return or raise when a loop that must run for ever has ended.
+
+        Raises:
+            ExceptionGroup: why a shard's loop ended.
+        """
+        assert self._loops is not None
+        done, _ = await asyncio.wait(
+            {self._loops, *self._beside}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
+
+    def trouble(self) -> dict[str, str]:
+        """What does not work now, by name: shards, providers."""
+        found = {f"shard {shard.number}": shard.trouble for shard in self.shards if shard.trouble}
+        for name, provider in self.providers.items():
+            if (why := provider.trouble) is not None:
+                found[f"provider {name}"] = why
+        return found
+
+    async def close(self) -> None:
+        """Take nothing new, wait for what is in flight, commit every outcome, close the files."""
+        self.entrance.closed = True
+        if self.serving:
+            await self.worker.drain(self.settings.server.shutdown_s)
+            await self.otp.drain()
+            for sweeper in self._sweepers:
+                sweeper.stop()
+            await self.receipts.drain()
+            for provider in self.providers.values():
+                await provider.stop()
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        for shard in self.shards:
+            shard.stop()
+        if self._loops is not None:
+            with contextlib.suppress(BaseException):
+                await self._loops
+        await self.shards.close()
+        self.directory.close()

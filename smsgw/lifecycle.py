@@ -1,0 +1,305 @@
+"""The states of a message, and what each change does to its money.
+
+Every function here is one line of the state table. Settling is guarded by status and attempt: an
+answer to attempt 1 never settles attempt 2, and a final status never changes; what comes later is
+kept as an event beside it.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from smsgw import ledger
+from smsgw.models import (
+    FINAL_FROM,
+    WAITING,
+    Lane,
+    Message,
+    Outcome,
+    Reason,
+    Rules,
+    Status,
+    Timer,
+    Verdict,
+)
+from smsgw.turn import Turn
+
+RECEIPT_WORDS: Final = {
+    "DELIVERED": Status.DELIVERED,
+    "DELIVRD": Status.DELIVERED,
+    "UNDELIV": Status.FAILED_PERM,
+    "UNDELIVERED": Status.FAILED_PERM,
+    "UNDELIVERABLE": Status.FAILED_PERM,
+    "REJECTED": Status.FAILED_PERM,
+    "REJECTD": Status.FAILED_PERM,
+    "DELETED": Status.FAILED_PERM,
+    "FAILED": Status.FAILED_PERM,
+    "FAILED_PERM": Status.FAILED_PERM,
+    "EXPIRED": Status.EXPIRED,
+}
+_REASON_OF: Final = {
+    Status.FAILED_PERM: Reason.UNDELIVERED,
+    Status.EXPIRED: Reason.EXPIRED_BY_OPERATOR,
+}
+_NAMES: Final = {int(status): status.name for status in Status}
+
+
+def status_name(status: int) -> str:
+    """A status as clients read it, for example ``DELIVERED``."""
+    return _NAMES[status]
+
+
+def finish(turn: Turn, message: Message, status: Status, reason: Reason | None) -> None:
+    """Bring a message to a final status and end its hold: a capture if delivered, else a release."""
+    assert status >= FINAL_FROM
+    assert message.status < FINAL_FROM
+    account = turn.accounts[message.client]
+    turn.touch(message)
+    if message.status in WAITING:
+        account.waiting -= 1
+        turn.touch_account(account)
+    message.status = int(status)
+    message.reason = reason
+    message.final_at_ms = turn.now_ms
+    message.due_at_ms = None
+    if status is Status.DELIVERED:
+        _capture(turn, message)
+    else:
+        ledger.release(turn, account, message)
+
+
+def _capture(turn: Turn, message: Message) -> None:
+    account = turn.accounts[message.client]
+    missed = (
+        message.submit_by_ms is not None
+        and (message.submitted_at_ms or turn.now_ms) > message.submit_by_ms
+    )
+    if missed:
+        message.express_missed = 1
+    ledger.capture(turn, account, message, message.surcharge_cents if missed else 0)
+
+
+def claim(turn: Turn, message: Message, provider: str) -> None:
+    """QUEUED → SENDING: the commit of this is the mark that bytes may leave."""
+    assert message.status == Status.QUEUED
+    account = turn.accounts[message.client]
+    turn.touch(message)
+    turn.touch_account(account)
+    account.waiting -= 1
+    message.status = int(Status.SENDING)
+    message.attempts += 1
+    message.provider = provider
+    turn.claims.append(message)
+
+
+def queue_again(turn: Turn, message: Message, rank: int) -> None:
+    """To QUEUED, at a given rank, without moving the client's place in the queue."""
+    turn.touch(message)
+    if message.status not in WAITING:
+        account = turn.accounts[message.client]
+        account.waiting += 1
+        turn.touch_account(account)
+    message.status = int(Status.QUEUED)
+    message.due_at_ms = None
+    message.rank = rank
+    turn.enqueue(message)
+
+
+def settle(
+    turn: Turn,
+    message: Message,
+    attempt: int,
+    outcome: Outcome,
+    rules: Rules,
+    jitter: Callable[[], float] = random.random,
+) -> bool:
+    """Write down what an operator answered to an attempt.
+
+    Returns:
+        False where the message has moved on and the answer changes nothing.
+    """
+    if message.attempts != attempt or message.status not in (Status.SENDING, Status.UNCERTAIN):
+        turn.event(message, "late_answer", f"attempt {attempt}: {outcome.verdict}")
+        return False
+    verdict = outcome.verdict
+    if message.status == Status.UNCERTAIN and verdict is Verdict.UNKNOWN:
+        return False
+    turn.touch(message)
+    if verdict is Verdict.ACCEPTED:
+        _accepted(turn, message, outcome, rules)
+    elif verdict is Verdict.REFUSED:
+        message.last_error = outcome.detail
+        finish(turn, message, Status.FAILED_PERM, Reason.REJECTED_BY_OPERATOR)
+    elif verdict is Verdict.FAILED:
+        _failed(turn, message, outcome, rules, jitter)
+    elif verdict is Verdict.UNKNOWN:
+        _unknown(turn, message, outcome, rules, jitter)
+    else:
+        message.attempts -= 1
+        _requeue_or_expire(turn, message)
+    return True
+
+
+def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> None:
+    message.submitted_at_ms = turn.now_ms
+    message.provider_message_id = outcome.provider_message_id or None
+    message.last_error = None
+    if message.provider in rules.without_receipts:
+        message.status = int(Status.SENT)
+        _capture(turn, message)
+        finish(turn, message, Status.UNKNOWN, Reason.NO_RECEIPTS)
+        return
+    message.status = int(Status.SENT)
+    if message.submit_by_ms is not None and turn.now_ms > message.submit_by_ms:
+        message.express_missed = 1
+    if rules.capture_on_sent:
+        _capture(turn, message)
+
+
+def _failed(
+    turn: Turn, message: Message, outcome: Outcome, rules: Rules, jitter: Callable[[], float]
+) -> None:
+    message.last_error = outcome.detail
+    express = message.lane == Lane.EXPRESS
+    attempts_max = rules.express_attempts_max if express else rules.attempts_max
+    if message.attempts >= attempts_max:
+        finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
+        return
+    turn.event(message, "failed_temporarily", outcome.detail)
+    base_ms = rules.retry_base_ms / 2 if express else rules.retry_base_ms
+    backoff_ms = min(base_ms * 2 ** (message.attempts - 1), rules.retry_max_ms) * jitter()
+    _retry_at(turn, message, turn.now_ms + max(1, int(backoff_ms)))
+
+
+def _retry_at(turn: Turn, message: Message, due_at_ms: int) -> None:
+    if message.expires_at_ms <= turn.now_ms:
+        finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
+        return
+    account = turn.accounts[message.client]
+    account.waiting += 1
+    turn.touch_account(account)
+    message.status = int(Status.FAILED_TEMP)
+    message.due_at_ms = due_at_ms
+    turn.at(due_at_ms, message, Timer.PROMOTE)
+    if message.expires_at_ms < due_at_ms:
+        turn.at(message.expires_at_ms, message, Timer.EXPIRE)
+
+
+def _requeue_or_expire(turn: Turn, message: Message) -> None:
+    if message.expires_at_ms <= turn.now_ms:
+        finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
+    else:
+        message.provider = None
+        queue_again(turn, message, message.rank)
+
+
+def _unknown(
+    turn: Turn, message: Message, outcome: Outcome, rules: Rules, jitter: Callable[[], float]
+) -> None:
+    message.last_error = outcome.detail or "no answer from the operator"
+    if rules.on_uncertain == "wait":
+        message.status = int(Status.UNCERTAIN)
+        turn.event(message, "uncertain", message.last_error)
+        turn.at(turn.now_ms + rules.uncertain_ms, message, Timer.UNCERTAIN)
+    elif rules.on_uncertain == "resend":
+        _failed(turn, message, outcome, rules, jitter)
+    else:
+        finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
+
+
+def receive(
+    turn: Turn, message: Message, word: str, reason: str | None, provider_message_id: str | None
+) -> None:
+    """Apply what an operator reported about a message it had accepted."""
+    status = RECEIPT_WORDS.get(word.upper())
+    detail = f"{word}: {reason}" if reason else word
+    closed = message.is_final or message.status in WAITING
+    # A one-time code's caller has been told by then that it failed.
+    late = message.lane == Lane.OTP and message.status == Status.SENDING
+    late = late and turn.now_ms >= message.expires_at_ms
+    if status is None or closed or late:
+        turn.event(message, "receipt", detail)
+        return
+    turn.touch(message)
+    if message.submitted_at_ms is None:
+        message.submitted_at_ms = turn.now_ms
+    if message.provider_message_id is None:
+        message.provider_message_id = provider_message_id
+    if status is not Status.DELIVERED:
+        message.last_error = detail
+    finish(turn, message, status, _REASON_OF.get(status))
+
+
+def cancel(turn: Turn, message: Message) -> bool:
+    """SCHEDULED, QUEUED or FAILED_TEMP → CANCELLED.
+
+    Returns:
+        False where it is too late.
+    """
+    if message.status not in WAITING:
+        return False
+    if message.status == Status.QUEUED:
+        turn.dequeue(message)
+    finish(turn, message, Status.CANCELLED, Reason.CANCELLED_BY_CLIENT)
+    return True
+
+
+def expire(turn: Turn, message: Message) -> bool:
+    """End a message that was not handed over within its validity.
+
+    Returns:
+        False where it is no longer waiting, or its time has not come.
+    """
+    if message.status not in WAITING or message.expires_at_ms > turn.now_ms:
+        return False
+    if message.status == Status.QUEUED:
+        turn.dequeue(message)
+    finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
+    return True
+
+
+def promote(turn: Turn, message: Message) -> bool:
+    """SCHEDULED or FAILED_TEMP → QUEUED once due, at the rank now being served."""
+    if message.status not in (Status.SCHEDULED, Status.FAILED_TEMP):
+        return False
+    if message.due_at_ms is None or message.due_at_ms > turn.now_ms:
+        return False
+    if message.expires_at_ms <= turn.now_ms:
+        finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
+    else:
+        queue_again(turn, message, turn.virtual.get((message.route, message.lane), 0))
+    return True
+
+
+def time_out(turn: Turn, message: Message, rules: Rules) -> bool:
+    """SENT without a receipt, or UNCERTAIN without evidence, for too long → UNKNOWN."""
+    now_ms = turn.now_ms
+    if message.status == Status.SENT:
+        assert message.submitted_at_ms is not None
+        if message.submitted_at_ms + rules.receipt_timeout_ms > now_ms:
+            return False
+        finish(turn, message, Status.UNKNOWN, Reason.RECEIPT_TIMEOUT)
+        return True
+    if message.status == Status.UNCERTAIN:
+        if message.updated_at_ms + rules.uncertain_ms > now_ms:
+            return False
+        finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
+        return True
+    return False
+
+
+def recover(turn: Turn, message: Message, rules: Rules) -> None:
+    """Decide about a message that was in flight when the process died."""
+    assert message.status == Status.SENDING
+    turn.touch(message)
+    if message.lane == Lane.OTP:
+        finish(turn, message, Status.FAILED_PERM, Reason.INTERRUPTED)
+        return
+    outcome = Outcome(Verdict.UNKNOWN, detail="the gateway was interrupted while sending")
+    if rules.on_uncertain == "resend":
+        # Being interrupted by ourselves is not a failure of the message: it may go out at once.
+        turn.event(message, "interrupted", outcome.detail)
+        message.last_error = outcome.detail
+        _retry_at(turn, message, turn.now_ms)
+    else:
+        _unknown(turn, message, outcome, rules, lambda: 0.0)

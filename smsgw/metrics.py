@@ -1,0 +1,206 @@
+"""What the gateway counts and measures, in Prometheus' words.
+
+No label holds a client, a number or a raw path, so the number of series stays small. A child of a
+metric is looked up once and kept: counting on the hot path is one dictionary access and one
+addition.
+"""
+
+import platform
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+from smsgw import __version__
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+# A turn takes about 5 ms and a good commit 0.2 ms: these need to be told apart below 5 ms.
+FINE_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *BUCKETS_S)
+ITEMS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+LANES: Final = ("regular", "express", "otp")
+FINAL_STATUSES: Final = ("DELIVERED", "FAILED_PERM", "EXPIRED", "CANCELLED", "UNKNOWN")
+METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
+# Prometheus keeps no use for the time at which each series began, and it doubles the page.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+
+class _Children(dict[tuple[object, ...], Metric]):
+    """The children of one metric by their label values, each made when first asked for."""
+
+    def __init__(self, metric: Metric, known: Iterable[str] = ()) -> None:
+        self._metric = metric
+        for value in known:
+            # So that a rate has its zero before the first event.
+            self[(value,)] = metric.labels(value)
+
+    def __missing__(self, values: tuple[object, ...]) -> Metric:
+        child = self._metric.labels(*values)
+        self[values] = child
+        return child
+
+
+class Metrics:
+    """The measurements of one gateway, in a registry of its own; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        Info("smsgw_build", "Versions of what runs.", registry=self._registry).info(
+            {"version": __version__, "python": platform.python_version()}
+        )
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+
+        accepted = counter("messages_accepted", "Messages whose credit is held.", "lane")
+        parts = counter("messages_parts", "Parts of accepted messages.", "lane")
+        refused = counter("messages_refused", "Messages refused, by error code.", "code")
+        final = counter("messages_final", "Messages that reached a final status.", "status")
+        self._accepted = _Children(accepted, LANES)
+        self._parts = _Children(parts, LANES)
+        self._refused = _Children(refused)
+        self._final = _Children(final, FINAL_STATUSES)
+        self._queue_waiting = _Children(gauge("queue_waiting", "Messages that wait.", "lane"))
+        self._express_missed = counter("express_missed", "Express messages handed over late.")
+
+        submits = counter("submits", "Parts handed to an operator.", "provider", "outcome")
+        self._submits = _Children(submits)
+        self._submit_duration = _Children(
+            histogram("submit_duration_seconds", "Hand-over to answer.", BUCKETS_S, "provider")
+        )
+        self._provider_up = _Children(gauge("provider_up", "1 if usable.", "provider"))
+        self._receipts = _Children(counter("receipts", "Receipts, by what they did.", "result"))
+        self._receipts_parked = gauge("receipts_parked", "Receipts for no known message yet.")
+        self._otp = _Children(counter("otp", "OTP requests, by their end.", "result"))
+        self._otp_late = _Children(
+            counter("otp_late_after_503", "OTPs taken after we had answered 503.", "provider")
+        )
+
+        self._turn_duration = histogram("turn_duration_seconds", "Whole turns.", FINE_BUCKETS_S)
+        self._turn_items = histogram("turn_items", "Items of a turn.", ITEMS_BUCKETS)
+        self._commit_duration = histogram("commit_duration_seconds", "Commits.", FINE_BUCKETS_S)
+        self._quarantined = counter("quarantined", "Outcomes that could not be applied.")
+        self._shard_up = _Children(gauge("shard_up", "1 if it accepts work.", "shard"))
+        self._wal_bytes = _Children(gauge("wal_bytes", "Size of the write-ahead log.", "shard"))
+
+        self._http = _Children(counter("http_requests", "Answers.", "method", "route", "status"))
+        self._http_duration = _Children(
+            histogram("http_request_duration_seconds", "Request to answer.", BUCKETS_S, "route")
+        )
+        self._loop_lag = histogram(
+            "event_loop_lag_seconds", "How late the event loop is.", FINE_BUCKETS_S
+        )
+        self._clock_jumps = counter("clock_jumps", "Jumps of the wall clock.")
+
+    def accepted(self, lane: str, messages: int = 1, parts: int = 1) -> None:
+        """Count accepted messages of a lane and all their parts."""
+        self._accepted[lane,].inc(messages)
+        self._parts[lane,].inc(parts)
+
+    def refused(self, code: str, messages: int = 1) -> None:
+        """Count messages refused with an error code."""
+        self._refused[code,].inc(messages)
+
+    def final(self, status: str, messages: int = 1) -> None:
+        """Count messages that reached a final status."""
+        self._final[status,].inc(messages)
+
+    def queue_waiting(self, lane: str, messages: int) -> None:
+        """Tell how many messages of a lane wait now."""
+        self._queue_waiting[lane,].set(messages)
+
+    def express_missed(self, messages: int = 1) -> None:
+        """Count express messages handed over after their promised time."""
+        self._express_missed.inc(messages)
+
+    def submitted(self, provider: str, outcome: str, seconds: float) -> None:
+        """Count a part that an operator answered, or did not, and how long that took."""
+        self._submits[provider, outcome].inc()
+        self._submit_duration[provider,].observe(seconds)
+
+    def provider_up(self, provider: str, up: bool) -> None:
+        """Tell whether an operator is usable now."""
+        self._provider_up[provider,].set(up)
+
+    def receipt(self, result: str, receipts: int = 1) -> None:
+        """Count receipts by what they did."""
+        self._receipts[result,].inc(receipts)
+
+    def receipts_parked(self, receipts: int) -> None:
+        """Tell how many receipts wait for their message now."""
+        self._receipts_parked.set(receipts)
+
+    def otp(self, result: str) -> None:
+        """Count an OTP request by its end."""
+        self._otp[result,].inc()
+
+    def otp_late_after_503(self, provider: str) -> None:
+        """Count an OTP that an operator took after its 503 was decided."""
+        self._otp_late[provider,].inc()
+
+    def turn(self, seconds: float, items: int) -> None:
+        """Measure a turn of a shard, from its load to the end of its commit."""
+        self._turn_duration.observe(seconds)
+        self._turn_items.observe(items)
+
+    def commit(self, seconds: float) -> None:
+        """Measure a commit."""
+        self._commit_duration.observe(seconds)
+
+    def quarantined(self, items: int = 1) -> None:
+        """Count outcomes put aside because they could not be applied."""
+        self._quarantined.inc(items)
+
+    def shard_up(self, shard: int, up: bool) -> None:
+        """Tell whether a shard accepts work now."""
+        self._shard_up[shard,].set(up)
+
+    def wal_bytes(self, shard: int, size_bytes: int) -> None:
+        """Tell how large a shard's write-ahead log is now."""
+        self._wal_bytes[shard,].set(size_bytes)
+
+    def http(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count and measure an answer.
+
+        Args:
+            route: the template, such as ``/v1/messages/{id}``; never the path, which has no end.
+            method: as the caller sent it; made-up ones are counted as OTHER.
+            status: the HTTP status.
+            seconds: from the request's arrival to its answer.
+        """
+        self._http[method if method in METHODS else "OTHER", route, status].inc()
+        self._http_duration[route,].observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        """Measure how much later than asked the event loop called us."""
+        self._loop_lag.observe(seconds)
+
+    def clock_jumped(self) -> None:
+        """Count a jump of the wall clock."""
+        self._clock_jumps.inc()
+
+    def render(self) -> bytes:
+        """Return the page for ``/metrics``; takes milliseconds, so call it in a thread."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"smsgw_{name}_total", says, labels, registry=self._registry)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(f"smsgw_{name}", says, labels, registry=self._registry)
+
+    def _histogram(self, name: str, says: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"smsgw_{name}", says, labels, buckets=buckets, registry=self._registry)

@@ -1,0 +1,307 @@
+"""One-time codes: delivered now or refused now, never in the queue, never sent twice.
+
+Opening a code (message, hold, idempotency record) is one turn; the provider is then asked once; the
+deciding turn looks at the clock again and writes down what the caller is told: 200 if and only if
+the operator (or the handset) had confirmed before the deadline, else 503 and the money back. The
+work goes on in a task of its own, so a caller that hangs up changes nothing.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from smsgw.admission import Draft, KeyUse, Replay
+from smsgw.clock import Clock
+from smsgw.codes import AcceptedByOperator, Close, Decided, Open, Verify, derive, undeliverable
+from smsgw.entrance import Entrance
+from smsgw.errors import OtpUndeliverable, TooManyRequests
+from smsgw.fairness import Allotter, Link
+from smsgw.ids import uuid_text
+from smsgw.metrics import Metrics
+from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Rules, Status, Verdict
+from smsgw.providers.base import Submission
+from smsgw.settings import OtpSettings
+from smsgw.store.shard import Shard
+from smsgw.store.shards import Shards
+from smsgw.text import mask_digits
+from smsgw.worker import Worker
+
+PLACEHOLDER: Final = "{code}"
+OUR_TEXT: Final = "Your verification code is {code}"
+_NUMBERS_MAX: Final = 100_000
+
+
+class NumberLimits:
+    """How often one number may be sent a code, over all clients; 0 switches a limit off."""
+
+    def __init__(self, interval_s: float, window_s: float, window_max: int) -> None:
+        self._interval_ms = round(interval_s * 1000)
+        self._window_ms = round(window_s * 1000)
+        self._window_max = window_max
+        self._sent: dict[int, deque[int]] = {}
+
+    @property
+    def horizon_ms(self) -> int:
+        """How far back a code still counts."""
+        return max(self._interval_ms, self._window_ms if self._window_max else 0)
+
+    def refuse(self, recipient: int, now_ms: int) -> TooManyRequests | None:
+        """Why a number may not be sent a code now; None where it may."""
+        sent = self._sent.get(recipient)
+        if sent is None:
+            return None
+        while sent and sent[0] <= now_ms - self.horizon_ms:
+            sent.popleft()
+        if not sent:
+            del self._sent[recipient]
+            return None
+        wait_ms = sent[-1] + self._interval_ms - now_ms if self._interval_ms else 0
+        if self._window_max and self._window_ms:
+            recent = [at for at in sent if at > now_ms - self._window_ms]
+            if len(recent) >= self._window_max:
+                wait_ms = max(wait_ms, recent[-self._window_max] + self._window_ms - now_ms)
+        if wait_ms <= 0:
+            return None
+        return TooManyRequests(
+            "This number was sent a code too recently, or too many.", retry_after_s=wait_ms / 1000
+        )
+
+    def note(self, recipient: int, now_ms: int) -> None:
+        """Count a code."""
+        if self.horizon_ms:
+            self._sent.setdefault(recipient, deque()).append(now_ms)
+            if len(self._sent) > _NUMBERS_MAX:
+                del self._sent[next(iter(self._sent))]
+
+    def forgive(self, recipient: int, at_ms: int) -> None:
+        """Take back a code that did not leave."""
+        sent = self._sent.get(recipient)
+        if sent and at_ms in sent:
+            sent.remove(at_ms)
+
+
+class OtpDesk:
+    """Where one-time codes are opened, sent and closed."""
+
+    def __init__(
+        self,
+        settings: OtpSettings,
+        rules: Rules,
+        key: bytes,
+        clock: Clock,
+        entrance: Entrance,
+        allotter: Allotter,
+        worker: Worker,
+        shards: Shards,
+        metrics: Metrics,
+        watchers: dict[int, asyncio.Future[None]],
+    ) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._key = key
+        self._clock = clock
+        self._entrance = entrance
+        self._allotter = allotter
+        self._worker = worker
+        self._shards = shards
+        self._metrics = metrics
+        self._watchers = watchers
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._limits = NumberLimits(
+            settings.number_interval_s, settings.number_window_s, settings.number_window_max
+        )
+
+    async def open(self) -> None:
+        """Learn which numbers were sent codes lately."""
+        since = self._clock.now_ms() - self._limits.horizon_ms
+        for shard in self._shards:
+            for recipient, at_ms in await shard.store.read("otp_recent", since):
+                self._limits.note(recipient, at_ms)
+
+    def text_for(self, text: str | None) -> tuple[str, bool]:
+        """The text with as many stars as the code has digits, and whether we make the code."""
+        template = OUR_TEXT if text is None else text
+        stars = "*" * self._settings.digits
+        return template.replace(PLACEHOLDER, stars), PLACEHOLDER in template
+
+    async def send(
+        self,
+        client_id: bytes,
+        draft: Draft,
+        text: str | None,
+        key: KeyUse | None,
+        arrived_ms: int,
+    ) -> Decided | Replay:
+        """Send a code and return what was decided; goes on if the caller does not wait.
+
+        Args:
+            client_id: whose it is.
+            draft: the message, counted and priced.
+            text: the client's text, perhaps with ``{code}``; None for ours.
+            key: its Idempotency-Key, if it has one.
+            arrived_ms: when the request arrived; the deadline counts from there.
+
+        Raises:
+            OtpUndeliverable: it was not confirmed; the money is back.
+            SmsgwError: what else it was refused with; nothing was written.
+        """
+        work = self._send(client_id, draft, text, key, arrived_ms)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Read it, so that a caller who hung up leaves no warning behind.
+            task.exception()
+
+    async def _send(
+        self,
+        client_id: bytes,
+        draft: Draft,
+        text: str | None,
+        key: KeyUse | None,
+        arrived_ms: int,
+    ) -> Decided | Replay:
+        shard = self._entrance.open_for(client_id)
+        deadline_ms = arrived_ms + self._settings.deadline_ms
+        now_ms = self._clock.now_ms()
+        said_no = self._limits.refuse(draft.recipient, now_ms)
+        link = None if said_no else self._reserve(draft)
+        template, ours = OUR_TEXT if text is None else text, self.text_for(text)[1]
+        if not ours:
+            draft.text = mask_digits(draft.text)
+        self._limits.note(draft.recipient, now_ms)
+        opened: Any = None
+        try:
+            opened = await shard.ask(
+                Open(
+                    client_id,
+                    draft,
+                    key,
+                    self._rules,
+                    provider=link.name if link else None,
+                    deadline_ms=deadline_ms,
+                    said_no=said_no,
+                )
+            )
+        finally:
+            sending = isinstance(opened, Message) and opened.status == Status.SENDING
+            if not sending:
+                self._limits.forgive(draft.recipient, now_ms)
+                if link is not None:
+                    link.give_back(draft.parts, tokens=True)
+        if isinstance(opened, Replay):
+            return opened
+        self._metrics.accepted("otp", 1, draft.parts)
+        if not sending or link is None:
+            raise self._undeliverable(opened, submitted=False)
+        code = derive(self._key, opened.id, self._settings.digits) if ours else None
+        full = template.replace(PLACEHOLDER, code) if code else template
+        decided = await self._deliver(shard, client_id, opened, link, full, key, ours=ours)
+        if decided.answer == ANSWER_OTP_FAILED:
+            raise self._undeliverable(opened, submitted=decided.reason != "not_sent")
+        decided.code = code
+        self._metrics.otp("confirmed")
+        return decided
+
+    def _reserve(self, draft: Draft) -> Link | None:
+        if self._allotter.stopped or self._allotter.paused:
+            return None
+        names = self._allotter.routes.get(draft.route, ())
+        return self._allotter.pick_for_otp(names, draft.parts, self._clock.monotonic_s())
+
+    async def _deliver(
+        self,
+        shard: Shard,
+        client_id: bytes,
+        message: Message,
+        link: Link,
+        text: str,
+        key: KeyUse | None,
+        *,
+        ours: bool,
+    ) -> Decided:
+        """Ask the provider, wait for what confirms until the deadline, and have it decided."""
+        loop = asyncio.get_running_loop()
+        left_s = max(0.0, (message.expires_at_ms - self._clock.now_ms()) / 1000)
+        submission = Submission(
+            shard=shard.number,
+            number=message.number,
+            reference=uuid_text(message.id),
+            attempt=1,
+            recipient=f"+{message.recipient}",
+            sender=message.sender,
+            text=text,
+            ucs2=bool(message.ucs2),
+            parts=message.parts,
+            valid_s=left_s,
+        )
+        answered: asyncio.Future[Outcome] = loop.create_future()
+        closed = False
+
+        def take(outcome: Outcome) -> None:
+            if closed:
+                if outcome.verdict is Verdict.ACCEPTED:
+                    self._metrics.otp_late_after_503(link.name)
+                self._worker.settle(submission, outcome)
+            elif not answered.done():
+                answered.set_result(outcome)
+
+        handset = self._settings.confirm == "handset"
+        watcher: asyncio.Future[None] = loop.create_future()
+        if handset:
+            self._watchers[message.number] = watcher
+        self._worker.submit_now(link.name, submission, take)
+        try:
+            async with asyncio.timeout(left_s):
+                outcome = await asyncio.shield(answered)
+                if handset and outcome.verdict is Verdict.ACCEPTED:
+                    await shard.ask(AcceptedByOperator(message.number, outcome))
+                    await watcher
+        except TimeoutError:
+            pass
+        finally:
+            self._watchers.pop(message.number, None)
+        closed = True
+        known_outcome = answered.result() if answered.done() else None
+        close = Close(
+            client_id,
+            message.number,
+            known_outcome,
+            key,
+            self._rules,
+            handset=handset,
+            codes=ours,
+        )
+        decided: Decided = await shard.ask(close)
+        if known_outcome is not None and known_outcome.verdict is Verdict.NOT_SENT:
+            decided.reason = "not_sent"
+        return decided
+
+    def _undeliverable(self, message: Message, *, submitted: bool) -> OtpUndeliverable:
+        self._metrics.otp("refused")
+        return undeliverable(message, submitted=submitted)
+
+    async def verify(self, client_id: bytes, recipient: int, code: str) -> tuple[bool, bytes, int]:
+        """Compare a code: (verified, message id, tries left).
+
+        Raises:
+            NoLiveCode: there is nothing to compare with.
+        """
+        shard = self._shards.of_client(client_id)
+        answer: tuple[bool, bytes, int] = await shard.ask(
+            Verify(client_id, recipient, code, self._rules, self._key)
+        )
+        return answer
+
+    def code_of(self, message_id: bytes) -> str:
+        """A message's code, once more."""
+        return derive(self._key, message_id, self._settings.digits)
+
+    async def drain(self) -> None:
+        """Wait until everything open is closed."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))

@@ -1,0 +1,1 @@
+"""The operators: how a message leaves, and how news of it comes back."""

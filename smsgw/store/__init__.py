@@ -1,0 +1,1 @@
+"""The store: sharded files, one writer each, one transaction a turn."""

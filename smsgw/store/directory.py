@@ -1,0 +1,156 @@
+"""The data directory: who owns it, whether it can be trusted with a promise, what lies in it."""
+
+import ctypes
+import ctypes.util
+import fcntl
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import IO, Final
+
+from smsgw.errors import StoreError
+
+LOCK_WAIT_S: Final = 5.0
+_LOCK_STEP_S: Final = 0.05
+_KEY_BYTES: Final = 32
+
+# statfs(2) magic numbers of file systems on which WAL or locks do not hold.
+_REFUSED: Final = {
+    0x6969: "NFS",
+    0x517B: "SMB",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB2",
+    0x65735546: "FUSE",
+    0x01021997: "9p",
+    0x00C36400: "Ceph",
+    0x5346414F: "AFS",
+    0x47504653: "GPFS",
+    0x0BD00BD0: "Lustre",
+}
+_VOLATILE: Final = {0x01021994: "tmpfs", 0x858458F6: "ramfs"}
+
+
+class LockHeld(StoreError):
+    """Another process owns the data directory."""
+
+
+class DataDirectory:
+    """A locked data directory."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, purpose: str, wait_s: float = LOCK_WAIT_S) -> "DataDirectory":
+        """Make the directory if need be, check its file system, take its lock.
+
+        Args:
+            path: where to.
+            purpose: what holds the lock, for the message that another process shows.
+            wait_s: how long to wait for the lock.
+
+        Raises:
+            LockHeld: naming the process that holds it.
+            StoreError: when the place is not fit for a store.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (path / "shards").mkdir(mode=0o700, exist_ok=True)
+            refuse_network(path)
+            lock = (path / "lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be used: {error.strerror or error}") from error
+        deadline_s = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    lock.seek(0)
+                    holder = lock.read().strip() or "another process"
+                    lock.close()
+                    raise LockHeld(f"{path} is in use by {holder}") from None
+                time.sleep(_LOCK_STEP_S)
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"smsgw {purpose}, process {os.getpid()}\n")
+        lock.flush()
+        return cls(path, lock)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.flush()
+        self._lock.close()
+
+    def check_shards(self, addresses: set[str], *, new: bool) -> None:
+        """Compare the shard files that are here with those the catalog names.
+
+        Raises:
+            StoreError: naming the missing or extra file.
+        """
+        found = {f"shards/{entry.name}" for entry in (self.path / "shards").glob("*.db")}
+        for extra in sorted(found - addresses):
+            raise StoreError(f"{self.path / extra} does not belong to this store")
+        if not new:
+            for missing in sorted(addresses - found):
+                raise StoreError(f"{self.path / missing} is missing")
+
+    def key(self) -> bytes:
+        """The secret from which codes are derived; made once, readable by its owner only.
+
+        Raises:
+            StoreError: when others may read it, or it is not whole.
+        """
+        path = self.path / "otp.key"
+        if not path.exists():
+            fresh = path.with_suffix(".new")
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(secrets.token_bytes(_KEY_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            fresh.rename(path)
+        if path.stat().st_mode & 0o077:
+            raise StoreError(f"{path} can be read by others; chmod 600 it")
+        key = path.read_bytes()
+        if len(key) != _KEY_BYTES:
+            raise StoreError(f"{path} is not {_KEY_BYTES} bytes long")
+        return key
+
+    def free_bytes(self) -> int:
+        """How much room is left on its file system."""
+        stat = os.statvfs(self.path)
+        return stat.f_bavail * stat.f_frsize
+
+
+def file_system(path: Path) -> int | None:
+    """The magic number of a path's file system (statfs(2)); None where it cannot be told."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6", use_errno=True)
+    buffer = ctypes.create_string_buffer(512)
+    if libc.statfs(os.fsencode(path), buffer) != 0:
+        return None
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+
+
+def refuse_network(path: Path) -> None:
+    """Refuse file systems on which a WAL cannot be shared or locks do not hold.
+
+    Raises:
+        StoreError: naming the file system.
+    """
+    name = _REFUSED.get(file_system(path) or 0)
+    if name:
+        raise StoreError(f"{path} is on {name}; SQLite's write-ahead log needs a local disk")
+
+
+def is_volatile(path: Path) -> bool:
+    """Whether the path is in memory, where nothing survives a power cut."""
+    return (file_system(path) or 0) in _VOLATILE

@@ -1,0 +1,117 @@
+-- What is read outside of turns, from connections that cannot write.
+
+-- name: client_by_id
+SELECT * FROM client WHERE id = ?;
+
+-- name: client_by_number
+SELECT * FROM client WHERE number = ?;
+
+-- name: clients_list
+SELECT * FROM client ORDER BY number;
+
+-- name: clients_sums
+-- For a shard's status: how many clients, and their money.
+SELECT count(*), coalesce(sum(credits_cents), 0), coalesce(sum(held_cents), 0),
+       coalesce(sum(charged_cents), 0), coalesce(sum(waiting), 0) FROM client;
+
+-- name: get_message
+SELECT * FROM message WHERE number = ?;
+
+-- name: get_events
+SELECT at_ms, kind, detail FROM event WHERE message = ? ORDER BY number;
+
+-- name: get_batch
+SELECT * FROM batch WHERE number = ?;
+
+-- name: get_batch_messages
+SELECT * FROM message WHERE batch = ? ORDER BY number;
+
+-- name: batch_page
+-- Numbers of a batch's messages, a page at a time.
+SELECT number FROM message WHERE batch = ? AND number > ? ORDER BY number LIMIT ?;
+
+-- name: list_scan
+-- How far down a page may look: the lowest entry of the next stretch of the client's entries.
+SELECT min(sequence), count(*) FROM
+    (SELECT sequence FROM entry WHERE client = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?);
+
+-- name: list_messages
+-- A client's messages are its holds, newest first; ?3 is where the scan ends.
+SELECT e.sequence, m.* FROM entry AS e CROSS JOIN message AS m ON m.number = e.message
+WHERE e.client = ?1 AND e.sequence < ?2 AND e.sequence >= ?3 AND e.kind = 2
+  AND (?4 IS NULL OR m.status = ?4) AND m.number >= ?5 AND m.number < ?6
+ORDER BY e.sequence DESC LIMIT ?7;
+
+-- name: list_by_recipient
+SELECT m.number, m.* FROM message AS m
+WHERE m.client = ?1 AND m.recipient = ?2 AND m.number < ?3 AND m.number >= ?4
+  AND (?5 IS NULL OR m.status = ?5)
+  AND (?6 IS NULL OR m.reference = ?6) AND (?7 IS NULL OR m.batch = ?7)
+ORDER BY m.number DESC LIMIT ?8;
+
+-- name: list_by_reference
+SELECT m.number, m.* FROM message AS m
+WHERE m.client = ?1 AND m.reference = ?2 AND m.number < ?3 AND m.number >= ?4
+  AND (?5 IS NULL OR m.status = ?5) AND (?6 IS NULL OR m.batch = ?6)
+ORDER BY m.number DESC LIMIT ?7;
+
+-- name: list_by_batch
+SELECT m.number, m.* FROM message AS m
+WHERE m.batch = ?2 AND m.client = ?1 AND m.number < ?3 AND m.number >= ?4
+  AND (?5 IS NULL OR m.status = ?5)
+ORDER BY m.number DESC LIMIT ?6;
+
+-- name: statement_page
+-- A client's entries, newest first, each with the id of its message while that is stored.
+SELECT e.sequence, e.kind, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents, m.id, e.note
+FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
+WHERE e.client = ? AND e.sequence < ? ORDER BY e.sequence DESC LIMIT ?;
+
+-- name: report_totals
+-- What was counted already.
+SELECT day, sender, status, messages, parts, cost_cents, held_cents, charged_cents FROM total
+WHERE client = ? AND day BETWEEN ? AND ? AND messages <> 0;
+
+-- name: report_fresh
+-- What was not counted yet: the client's holds above the watermark.
+SELECT ((m.number >> 22) + 1735689600000) / 86400000, m.sender, m.status,
+       count(*), sum(m.parts), sum(m.cost_cents), sum(m.held_cents), sum(m.charged_cents)
+FROM entry AS e CROSS JOIN message AS m ON m.number = e.message
+WHERE e.client = ?1 AND e.sequence > ?2 AND e.kind = 2
+  AND m.number > ?3 AND m.number >= ?4 AND m.number < ?5
+GROUP BY 1, 2, 3;
+
+-- name: report_from
+-- The client's last entry that was written before a moment.
+SELECT coalesce(max(sequence), 0) FROM
+    (SELECT sequence FROM entry WHERE client = ? AND at_ms < ? ORDER BY sequence DESC LIMIT 1);
+
+-- name: messages_of_provider_id
+-- Whose operator's id this is; the newest first.
+SELECT number, provider FROM message WHERE provider_message_id = ? ORDER BY number DESC LIMIT 20;
+
+-- name: accepted_open
+-- Accepted by an operator, without a receipt so far, newest first.
+SELECT * FROM message WHERE number < ? AND status = 3 ORDER BY number DESC LIMIT ?;
+
+-- name: uncertain_list
+SELECT * FROM message WHERE status = 4 LIMIT ?;
+
+-- name: parked_list
+SELECT provider, provider_message_id, at_ms, word, reason FROM parked ORDER BY number LIMIT ?;
+
+-- name: quarantine_count
+SELECT count(*) FROM quarantine;
+
+-- name: queue_lowest
+-- The lowest rank of every queue.
+SELECT route, lane, min(rank) FROM queue WHERE route >= 0 GROUP BY route, lane;
+
+-- name: otp_recent
+-- Codes sent lately, for the limits per number: recipient and when.
+SELECT recipient, (number >> 22) + 1735689600000 FROM message
+WHERE number >= (?1 - 1735689600000) << 22 AND lane = 2 AND attempts > 0;
+
+-- name: code_of
+-- Whether a message's code is still good: when it expires, and when it was used.
+SELECT expires_at_ms, used_at_ms FROM code WHERE client = ? AND recipient = ? AND message = ?;

@@ -1,0 +1,140 @@
+-- What time does to a shard, in small steps. Statements named message_… return numbers of messages
+-- first, and these messages are loaded with them.
+
+-- name: meta_set
+INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: meta_get
+SELECT value FROM meta WHERE key = ?;
+
+-- name: event_add
+INSERT INTO event (message, at_ms, kind, detail) VALUES (?, ?, ?, ?);
+
+-- name: quarantine_add
+INSERT INTO quarantine (at_ms, item, error) VALUES (?, ?, ?);
+
+-- name: message_due
+-- Timers that are due.
+SELECT message, due_at_ms, kind FROM timer WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?;
+
+-- name: timer_next
+-- When the next timer is due.
+SELECT min(due_at_ms) FROM timer;
+
+-- name: timer_delete
+DELETE FROM timer WHERE due_at_ms = ? AND message = ? AND kind = ?;
+
+-- name: message_shelved
+-- Places of a paused client that were set aside: their routes are negative.
+SELECT message FROM queue WHERE route < 0 AND client = ? LIMIT ?;
+
+-- name: message_in_flight
+-- What was being sent when the process ended.
+SELECT number FROM message WHERE status = 2 LIMIT ?;
+
+-- name: message_on_route
+-- Queued messages of a route that the settings no longer know.
+SELECT message FROM queue WHERE route = ? LIMIT ?;
+
+-- name: routes_queued
+-- The routes that have something queued.
+SELECT DISTINCT route FROM queue;
+
+-- name: span_end
+-- The last number of the next stretch of messages, and how many it holds.
+SELECT max(number), count(*) FROM
+    (SELECT number FROM message WHERE number > ? AND number <= ? ORDER BY number LIMIT ?);
+
+-- name: message_waiting_in_span
+SELECT number FROM message WHERE number > ? AND number <= ? AND status IN (0, 1, 5);
+
+-- name: message_sent_in_span
+SELECT number FROM message WHERE number > ? AND number <= ? AND status = 3;
+
+-- name: message_unfinished_in_span
+SELECT number FROM message WHERE number > ? AND number <= ? AND status < 10;
+
+-- name: total_span
+-- Count a stretch of messages, as they are now, into the daily totals.
+INSERT INTO total (client, day, sender, status, messages, parts, cost_cents, held_cents, charged_cents)
+SELECT client, ((number >> 22) + 1735689600000) / 86400000, sender, status,
+       count(*), sum(parts), sum(cost_cents), sum(held_cents), sum(charged_cents)
+FROM message WHERE number > ? AND number <= ?
+GROUP BY 1, 2, 3, 4
+ON CONFLICT (client, day, sender, status) DO UPDATE SET
+    messages = messages + excluded.messages, parts = parts + excluded.parts,
+    cost_cents = cost_cents + excluded.cost_cents, held_cents = held_cents + excluded.held_cents,
+    charged_cents = charged_cents + excluded.charged_cents;
+
+-- name: texts_purge
+-- Forget the texts of a stretch of finished messages.
+UPDATE message SET text = NULL WHERE number > ? AND number <= ? AND status >= 10;
+
+-- name: events_purge
+DELETE FROM event WHERE message IN
+    (SELECT number FROM message WHERE number > ? AND number <= ? AND status >= 10);
+
+-- name: parts_purge
+DELETE FROM part WHERE message IN
+    (SELECT number FROM message WHERE number > ? AND number <= ? AND status >= 10);
+
+-- name: messages_purge
+DELETE FROM message WHERE number > ? AND number <= ? AND status >= 10;
+
+-- name: batches_purge
+DELETE FROM batch WHERE number > ? AND number <= ?;
+
+-- name: keys_page
+-- A stretch of keys, from where the last one ended.
+SELECT client, digest, created_at_ms, answer FROM idempotency
+WHERE (client, digest) > (?, ?) ORDER BY client, digest LIMIT ?;
+
+-- name: key_delete
+DELETE FROM idempotency WHERE client = ? AND digest = ?;
+
+-- name: key_close
+-- Close the key of a one-time code that a crash interrupted.
+UPDATE idempotency SET answer = ?, credits_cents = ?
+WHERE client = ? AND subject = ? AND answer = 0;
+
+-- name: codes_page
+-- A stretch of codes, from where the last one ended.
+SELECT client, recipient, message, expires_at_ms FROM code
+WHERE (client, recipient, message) > (?, ?, ?) ORDER BY client, recipient, message LIMIT ?;
+
+-- name: code_delete
+DELETE FROM code WHERE client = ? AND recipient = ? AND message = ?;
+
+-- name: entries_oldest
+-- A client's oldest entries, each with whether its message is still stored.
+SELECT e.sequence, e.kind, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents,
+       m.number IS NOT NULL
+FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
+WHERE e.client = ? ORDER BY e.sequence LIMIT ?;
+
+-- name: entries_fold
+DELETE FROM entry WHERE client = ? AND sequence <= ?;
+
+-- name: entry_carry
+INSERT INTO entry VALUES (?, ?, 5, ?, ?, ?, ?, NULL, NULL);
+
+-- name: client_after
+-- The next client in turn.
+SELECT number FROM client WHERE number > ? ORDER BY number LIMIT 1;
+
+-- name: parked_add
+INSERT INTO parked (provider, provider_message_id, at_ms, word, reason) VALUES (?, ?, ?, ?, ?);
+
+-- name: parked_of
+-- The parked receipts of one operator's id, in the order they came.
+SELECT number, word, reason FROM parked
+WHERE provider = ? AND provider_message_id = ? ORDER BY number;
+
+-- name: parked_delete
+DELETE FROM parked WHERE number = ?;
+
+-- name: parked_keys
+SELECT DISTINCT provider, provider_message_id FROM parked;
+
+-- name: parked_old
+SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?;

@@ -1,0 +1,96 @@
+-- What a turn loads and writes. "{rows}" stands for as many bracketed rows of parameters as there
+-- are: one wide statement instead of many, since each step of a statement gives up and takes back
+-- the interpreter's lock.
+
+-- name: turn_clients_by_id
+-- The clients with these ids.
+SELECT c.* FROM (VALUES {rows}) AS wanted JOIN client AS c ON c.id = wanted.column1;
+
+-- name: turn_clients_by_number
+-- The clients with these numbers.
+SELECT c.* FROM (VALUES {rows}) AS wanted JOIN client AS c ON c.number = wanted.column1;
+
+-- name: turn_messages
+-- The messages with these numbers.
+SELECT m.* FROM (VALUES {rows}) AS wanted JOIN message AS m ON m.number = wanted.column1;
+
+-- name: turn_keys
+-- What these keys of these clients did.
+SELECT i.* FROM (VALUES {rows}) AS wanted
+JOIN idempotency AS i ON i.client = wanted.column1 AND i.digest = wanted.column2;
+
+-- name: turn_batches
+-- The batches with these numbers.
+SELECT b.* FROM (VALUES {rows}) AS wanted JOIN batch AS b ON b.number = wanted.column1;
+
+-- name: turn_code
+-- The newest code of a client for a number.
+SELECT message, client, recipient, id, expires_at_ms, tries, used_at_ms, live FROM code
+WHERE client = ? AND recipient = ? ORDER BY message DESC LIMIT 1;
+
+-- name: turn_heads
+-- The lowest-ranked places of a queue.
+SELECT rank, message, client, parts FROM queue
+WHERE route = ? AND lane = ? ORDER BY rank, message LIMIT ?;
+
+-- name: turn_add_clients
+INSERT INTO client VALUES {rows};
+
+-- name: turn_change_clients
+-- Set what changes of these clients.
+UPDATE client SET
+    name = v.column2, weight = v.column3, credits_cents = v.column4, held_cents = v.column5,
+    charged_cents = v.column6, sequence = v.column7, waiting = v.column8, paused = v.column9
+FROM (VALUES {rows}) AS v WHERE client.number = v.column1;
+
+-- name: turn_add_messages
+INSERT INTO message VALUES {rows};
+
+-- name: turn_change_messages
+-- Set what changes of these messages; a final status never does.
+UPDATE message SET
+    status = v.column2, reason = v.column3, held_cents = v.column4, charged_cents = v.column5,
+    route = v.column6, rank = v.column7, attempts = v.column8, provider = v.column9,
+    provider_message_id = v.column10, last_error = v.column11, due_at_ms = v.column12,
+    submitted_at_ms = v.column13, final_at_ms = v.column14, updated_at_ms = v.column15,
+    express_missed = v.column16
+FROM (VALUES {rows}) AS v WHERE message.number = v.column1 AND message.status < 10;
+
+-- name: turn_add_entries
+INSERT INTO entry VALUES {rows};
+
+-- name: turn_set_keys
+INSERT INTO idempotency VALUES {rows}
+ON CONFLICT (client, digest) DO UPDATE SET
+    fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
+    credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
+
+-- name: turn_set_batches
+INSERT INTO batch VALUES {rows}
+ON CONFLICT (number) DO UPDATE SET
+    done = excluded.done, accepted = excluded.accepted, rejections = excluded.rejections,
+    credits_cents = excluded.credits_cents;
+
+-- name: turn_set_codes
+INSERT INTO code (message, client, recipient, id, expires_at_ms, tries, used_at_ms, live)
+VALUES {rows}
+ON CONFLICT (client, recipient, message) DO UPDATE SET
+    tries = excluded.tries, used_at_ms = excluded.used_at_ms, live = excluded.live;
+
+-- name: turn_enqueue
+INSERT INTO queue VALUES {rows};
+
+-- name: turn_dequeue
+-- Take a place out of its queue; a wide DELETE would scan, so this one runs row by row.
+DELETE FROM queue WHERE route = ? AND lane = ? AND rank = ? AND message = ?;
+
+-- name: turn_add_timers
+INSERT INTO timer VALUES {rows} ON CONFLICT DO NOTHING;
+
+-- name: turn_add_totals
+-- Add differences to daily totals.
+INSERT INTO total VALUES {rows}
+ON CONFLICT (client, day, sender, status) DO UPDATE SET
+    messages = messages + excluded.messages, parts = parts + excluded.parts,
+    cost_cents = cost_cents + excluded.cost_cents, held_cents = held_cents + excluded.held_cents,
+    charged_cents = charged_cents + excluded.charged_cents;

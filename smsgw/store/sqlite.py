@@ -1,0 +1,365 @@
+"""A shard in an SQLite file: one connection writes and checkpoints, a few others read.
+
+A turn is one function on the writing connection's thread. The file belongs to this process alone,
+so rows that were just written are kept: accounts, and messages that are under way. A turn works on
+those rows directly; when it fails, what it touched is forgotten and read again from the file.
+"""
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from smsgw.errors import InternalError, SmsgwError, StoreError
+from smsgw.ids import NUMBER_MAX, NumberSource
+from smsgw.models import Flow, Lane, Message
+from smsgw.store import statements
+from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
+from smsgw.store.rows import RowCache, load, write
+from smsgw.store.sqlite_thread import SqliteThread, migrate
+from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
+
+# Primary result codes after which the file can still be used once the cause is gone.
+_PASSING: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+}
+_ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
+_CHECKPOINT_PAGES: Final = 1000
+_WAL_FRAME_BYTES: Final = 4120
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+class SqliteShard:
+    """One file and what this process remembers of it."""
+
+    def __init__(
+        self,
+        number: int,
+        path: Path,
+        writer: SqliteThread,
+        readers: Sequence[SqliteThread],
+        turn_lock: threading.Lock,
+        wal_bytes_max: int,
+    ) -> None:
+        self.number = number
+        self.path = path
+        self.flows: dict[tuple[int, int, int], Flow] = {}
+        self.waiting: dict[QueueKey, int] = {}
+        self.lane_parts: dict[QueueKey, int] = {}
+        self._express: dict[int, dict[int, int]] = {}
+        self._express_parts: dict[tuple[int, int], int] = {}
+        self._writer = writer
+        self._readers = list(readers)
+        self._next_reader = 0
+        self._turn_lock = turn_lock
+        self._wal_bytes_max = wal_bytes_max
+        self._statements = statements.load("turn", "sweep", "reads")
+        self._cache = RowCache()
+        self._numbers = NumberSource(number, 0)
+        self._next_client = 1
+        self._counted_to = 0
+
+    @classmethod
+    async def open(
+        cls,
+        number: int,
+        path: Path,
+        *,
+        readers: int,
+        cache_kib: int,
+        turn_lock: threading.Lock,
+        wal_bytes_max: int,
+        identity: Mapping[str, int],
+        now_ms: int,
+    ) -> "SqliteShard":
+        """Open, or make, a shard's file; checkpoint it; read what is kept in memory.
+
+        Args:
+            identity: what the file's ``meta`` must say (shard number, store, epoch, count).
+            turn_lock: shared by all shards of the process, see ``_turn``.
+
+        Raises:
+            StoreError: when the file is foreign, damaged or cannot be opened.
+        """
+        writer = await SqliteThread.open(path, cache_kib=cache_kib)
+        opened = [writer]
+        try:
+            await writer.run(migrate, writer.raw, statements.migrations("schema"), now_ms)
+            await writer.run(_check_identity, writer.raw, path, identity)
+            for _ in range(readers):
+                opened.append(await SqliteThread.open(path, read_only=True, cache_kib=2048))
+            self = cls(number, path, writer, opened[1:], turn_lock, wal_bytes_max)
+            await writer.run(self._remember)
+        except BaseException as error:
+            for thread in opened:
+                await thread.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"{path}: {error}") from error
+            raise
+        return self
+
+    def _remember(self) -> None:
+        """Checkpoint, then read the queue's flows, the last number and the watermark."""
+        connection = self._writer.raw
+        # After a failed flush, only a full checkpoint makes what is in the log safe to build on.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        (last,) = connection.execute(
+            "SELECT max(coalesce((SELECT max(number) FROM message), 0),"
+            " coalesce((SELECT max(number) FROM batch), 0))"
+        ).fetchone()
+        self._numbers = NumberSource(self.number, last)
+        (client,) = connection.execute("SELECT coalesce(max(number), 0) FROM client").fetchone()
+        self._next_client = client + 1
+        (self._counted_to,) = connection.execute(
+            "SELECT value FROM meta WHERE key = 'counted_to'"
+        ).fetchone()
+        for client, route, lane, rank, waiting, parts in connection.execute(
+            "SELECT client, route, lane, max(rank), count(*), sum(parts) FROM queue"
+            " GROUP BY client, route, lane"
+        ):
+            self.flows[client, route, lane] = Flow(rank + 1, waiting, parts)
+            self._count_parts((client, route, lane), self.flows[client, route, lane])
+            key = (route, lane)
+            self.waiting[key] = self.waiting.get(key, 0) + waiting
+
+    async def turn(
+        self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> TurnResult:
+        """See ``ShardStore.turn``."""
+        return await self._writer.run(self._turn, items, now_ms, virtual)
+
+    def _turn(
+        self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> TurnResult:
+        """Run on the writing thread."""
+        started_s = time.perf_counter()
+        try:
+            # Several shards' Python parts would fight for one interpreter lock and finish later
+            # for it; so one decides at a time, while the others commit.
+            with self._turn_lock:
+                started_s = time.perf_counter()
+                self._begin()
+                turns = [self._together(items, now_ms, virtual)]
+                errors: Sequence[SmsgwError | None] = [None] * len(items)
+        except _OneFailed:
+            turns, errors = self._one_by_one(items, now_ms, virtual)
+        worked_s = time.perf_counter()
+        self._commit(turns)
+        result = TurnResult(errors, work_s=worked_s - started_s)
+        result.commit_s = time.perf_counter() - worked_s
+        result.claims = [message for turn in turns for message in turn.claims]
+        for turn in turns:
+            self._absorb(turn)
+        result.waiting = dict(self.waiting)
+        self._checkpoint()
+        return result
+
+    def _begin(self) -> None:
+        try:
+            self._writer.raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise ShardUnavailableError(str(error)) from error
+
+    def _new_turn(self, now_ms: int, virtual: Mapping[QueueKey, int]) -> Turn:
+        turn = Turn(now_ms, self._numbers, self.flows, virtual, self._counted_to)
+        turn.next_client = self._next_client
+        return turn
+
+    def _together(
+        self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> Turn:
+        turn = self._new_turn(now_ms, virtual)
+        try:
+            self._work(turn, items)
+        except sqlite3.Error as error:
+            self._undo([turn])
+            if _primary(error) in _PASSING:
+                raise ShardUnavailableError(str(error)) from error
+            raise _OneFailed from error
+        except BaseException as error:
+            self._undo([turn])
+            raise _OneFailed from error
+        return turn
+
+    def _work(self, turn: Turn, items: Sequence[Item]) -> None:
+        wants = Wants()
+        for item in items:
+            item.needs(wants)
+        load(self._writer.raw, self._statements, self._cache, turn, wants)
+        run_items(items, turn)
+        write(self._writer.raw, self._statements, turn)
+
+    def _one_by_one(
+        self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> tuple[list[Turn], list[SmsgwError | None]]:
+        """After a turn failed: each item alone, under a savepoint, so that one fails alone."""
+        connection = self._writer.raw
+        turns: list[Turn] = []
+        errors: list[SmsgwError | None] = []
+        self._begin()
+        for item in items:
+            turn = self._new_turn(now_ms, virtual)
+            connection.execute("SAVEPOINT item")
+            try:
+                self._work(turn, [item])
+            except Exception as error:
+                self._cache.forget(turn)
+                if not connection.in_transaction:
+                    self._undo(turns)
+                    raise ShardUnavailableError(str(error)) from error
+                connection.execute("ROLLBACK TO item")
+                if isinstance(error, sqlite3.Error) and _primary(error) in _PASSING:
+                    self._undo(turns)
+                    raise ShardUnavailableError(str(error)) from error
+                failure = InternalError()
+                failure.__cause__ = error
+                errors.append(failure)
+            else:
+                # Later items of this transaction must see it.
+                self._absorb(turn)
+                turns.append(turn)
+                errors.append(None)
+            connection.execute("RELEASE item")
+        return turns, errors
+
+    def _undo(self, turns: Iterable[Turn]) -> None:
+        for turn in turns:
+            self._cache.forget(turn)
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer.raw.in_transaction:
+                self._writer.raw.execute("ROLLBACK")
+
+    def _commit(self, turns: list[Turn]) -> None:
+        try:
+            self._writer.raw.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._undo(turns)
+            # What was absorbed item by item cannot be taken back from memory.
+            clean = not any(turn.absorbed for turn in turns)
+            if clean and _primary(error) in _ROLLED_BACK and not self._writer.raw.in_transaction:
+                raise ShardUnavailableError(str(error)) from error
+            raise CommitUnknownError(f"{self.path}: {error}") from error
+
+    def _absorb(self, turn: Turn) -> None:
+        """Remember what a turn wrote."""
+        if turn.absorbed:
+            return
+        turn.absorbed = True
+        self._cache.keep(turn)
+        self._next_client = turn.next_client
+        self._counted_to = turn.counted_next
+        for key, flow in turn.flows.items():
+            if flow.waiting:
+                self.flows[key] = flow
+            else:
+                self.flows.pop(key, None)
+            self._count_parts(key, flow)
+        waiting = self.waiting
+        for queue, places in turn.queued.items():
+            if places:
+                waiting[queue] = waiting.get(queue, 0) + len(places)
+        for route, lane, _, _ in turn.unqueued.values():
+            waiting[route, lane] -= 1
+
+    def _count_parts(self, key: tuple[int, int, int], flow: Flow) -> None:
+        """Keep the express parts that wait, and who has some waiting."""
+        client, route, lane = key
+        if lane != Lane.EXPRESS:
+            return
+        express = self._express.setdefault(route, {})
+        before = self._express_parts.get((client, route), 0)
+        now = self.lane_parts.get((route, lane), 0) + flow.parts - before
+        self.lane_parts[route, lane] = now
+        if flow.parts:
+            account = self._cache.accounts.get(client)
+            express[client] = account.weight if account else 1
+            self._express_parts[client, route] = flow.parts
+        else:
+            express.pop(client, None)
+            self._express_parts.pop((client, route), None)
+
+    def _checkpoint(self) -> None:
+        """Fold the log back into the file now and then; all of it when it has grown too long."""
+        size = self.wal_bytes()
+        if size < _CHECKPOINT_PAGES * _WAL_FRAME_BYTES:
+            return
+        mode = "TRUNCATE" if size > self._wal_bytes_max else "PASSIVE"
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._writer.raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    async def lowest_ranks(self) -> list[tuple[QueueKey, int]]:
+        """The lowest rank of every queue."""
+        rows = await self.read("queue_lowest")
+        return [((route, lane), rank) for route, lane, rank in rows if rank is not None]
+
+    async def accepted_open(self, limit: int) -> list[Message]:
+        """The newest messages that an operator accepted and has not reported on."""
+        return [Message(*row) for row in await self.read("accepted_open", NUMBER_MAX, limit)]
+
+    def express_share(self, client_id: bytes, route: int) -> tuple[int, int, int]:
+        """What a client has waiting on the express lane of a route.
+
+        Returns:
+            Its waiting parts, its weight, and the weights of all that have some waiting, itself
+            included.
+        """
+        account = self._cache.account_of.get(client_id)
+        number, weight = (account.number, account.weight) if account else (-1, 1)
+        express = self._express.get(route, {})
+        flow = self.flows.get((number, route, int(Lane.EXPRESS)))
+        others = sum(express.values()) - express.get(number, 0)
+        return (flow.parts if flow else 0, weight, others + weight)
+
+    def wal_bytes(self) -> int:
+        """How long the write-ahead log is."""
+        try:
+            return self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    async def read(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """See ``ShardStore.read``; a query runs to its end, so no cursor outlives this call."""
+        self._next_reader = (self._next_reader + 1) % len(self._readers)
+        reader = self._readers[self._next_reader]
+        sql = self._statements[statement]
+        return await reader.run(lambda: reader.raw.execute(sql, parameters).fetchall())
+
+    async def close(self) -> None:
+        """See ``ShardStore.close``."""
+        for reader in self._readers:
+            await reader.close()
+        with contextlib.suppress(sqlite3.Error):
+            await self._writer.run(
+                lambda: self._writer.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            )
+        await self._writer.close()
+
+
+class _OneFailed(Exception):
+    """Some item of a turn could not be decided or written."""
+
+
+def _check_identity(
+    connection: sqlite3.Connection, path: Path, identity: Mapping[str, int]
+) -> None:
+    """Compare what the file says of itself with what the catalog says; a new file is told."""
+    found = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+    for key, value in identity.items():
+        if key not in found:
+            connection.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (key, value))
+        elif found[key] != value:
+            raise StoreError(f"{path} is foreign: its {key} is {found[key]}, expected {value}")

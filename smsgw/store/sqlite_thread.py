@@ -1,0 +1,132 @@
+"""One SQLite connection on its own thread, with one call: run a function there.
+
+aiosqlite awaits one statement at a time, and each await is a thread hop of about 100 µs, so a
+whole turn must be one hop. aiosqlite has no public call for that: ``Connection._execute`` is
+private, which is why it is used only here and the version is pinned in ``pyproject.toml``.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiosqlite
+
+from smsgw.errors import StoreError
+
+T = TypeVar("T")
+
+VERSION_MIN: Final = (3, 37, 0)
+VERSION_WAL_FIX: Final = (3, 51, 3)
+_STATEMENTS_CACHED: Final = 512
+
+
+class SqliteThread:
+    """A connection and its thread."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self.raw: sqlite3.Connection = connection._conn
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, read_only: bool = False, cache_kib: int = 8192
+    ) -> "SqliteThread":
+        """Open a WAL file and read back every pragma that a promise rests on.
+
+        Raises:
+            StoreError: when a pragma does not hold, or the file cannot be opened.
+        """
+        check_version()
+        try:
+            connection = await aiosqlite.connect(
+                path, isolation_level=None, cached_statements=_STATEMENTS_CACHED
+            )
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from error
+        self = cls(connection)
+        try:
+            await self.run(_configure, self.raw, path, read_only, cache_kib)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"{path} cannot be opened: {error}") from error
+            raise
+        return self
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function on the connection's thread, to its end even if we are cancelled."""
+        call = asyncio.ensure_future(
+            self._connection._execute(function, *arguments)  # type: ignore[no-untyped-call]
+        )
+        try:
+            result: T = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            # The thread goes on regardless; nobody may act as if it had not.
+            await asyncio.wait([call])
+            raise
+        return result
+
+    async def close(self) -> None:
+        """Close the connection and end its thread."""
+        await self._connection.close()
+
+
+def check_version() -> None:
+    """Refuse an SQLite without STRICT tables and RETURNING.
+
+    Raises:
+        StoreError: naming the version and the way out.
+    """
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        raise StoreError(
+            f"SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed: "
+            "pip install 'smsgw[sqlite]' brings one"
+        )
+
+
+def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cache_kib: int) -> None:
+    wanted = {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "foreign_keys": 1,
+        "mmap_size": 0,
+        # Only the writer checkpoints, when it chooses to: SQLite before 3.51.3 can corrupt a WAL
+        # that two connections write or checkpoint at the same moment.
+        "wal_autocheckpoint": 0,
+        "cache_size": -cache_kib,
+        "query_only": int(read_only),
+        "trusted_schema": 0,
+    }
+    connection.execute("PRAGMA busy_timeout = 5000")
+    for pragma, value in wanted.items():
+        connection.execute(f"PRAGMA {pragma} = {value}")
+        row = connection.execute(f"PRAGMA {pragma}").fetchone()
+        # A library built without memory mapping returns no row.
+        if row is not None and row[0] != value:
+            raise StoreError(f"{path}: PRAGMA {pragma} is {row[0]!r}, it must be {value!r}")
+
+
+def migrate(connection: sqlite3.Connection, steps: list[tuple[int, str, str]], now_ms: int) -> None:
+    """Bring a schema up to date; each step and the note that it ran are one transaction.
+
+    Raises:
+        StoreError: when the file is newer than this program.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS migration "
+        "(number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at_ms INTEGER NOT NULL) STRICT"
+    )
+    (done,) = connection.execute("SELECT coalesce(max(number), 0) FROM migration").fetchone()
+    if done > len(steps):
+        raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
+    for number, name, script in steps[done:]:
+        # executescript would commit on its own; one BEGIN … COMMIT inside keeps them together.
+        note = f"INSERT INTO migration VALUES ({number}, '{name}', {now_ms});"
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{note}\nCOMMIT;")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

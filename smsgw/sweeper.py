@@ -1,0 +1,409 @@
+"""What time alone does: due messages, expiries, totals, forgetting; in small steps beside traffic.
+
+What follows from the defaults needs no timer: messages are numbered by time, so the sweeper walks
+once over each stretch of numbers when its age is reached. Only what differs has a timer row.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from smsgw import lifecycle
+from smsgw.clock import Clock
+from smsgw.ids import number_at
+from smsgw.metrics import Metrics
+from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Status, Timer
+from smsgw.store.shard import Shard
+from smsgw.turn import OUTCOME, Request, Turn, Wants
+
+DUE_MAX: Final = 200
+SPAN_MAX: Final = 1000
+PURGE_MAX: Final = 200
+TICK_S: Final = 1.0
+COUNT_LAG_MS: Final = 5_000
+FORGET_AGAIN_MS: Final = 86_400_000
+CODES_KEPT_MS: Final = 86_400_000
+_ROUND_MS: Final = 60_000
+
+
+class FireTimers(Request):
+    """Do what the due timers say; the answer is how many fired."""
+
+    __slots__ = ("due_ms", "metrics", "rules")
+
+    priority = OUTCOME
+    units = DUE_MAX // 4
+
+    def __init__(self, rules: Rules, metrics: Metrics, due_ms: int) -> None:
+        super().__init__()
+        self.rules = rules
+        self.metrics = metrics
+        self.due_ms = due_ms
+
+    def needs(self, wants: Wants) -> None:
+        """The due timers and their messages."""
+        wants.asks.append(("message_due", (self.due_ms, DUE_MAX)))
+
+    def decide(self, turn: Turn) -> None:
+        """Fire each; one whose message has moved on does nothing."""
+        fired = turn.ask("message_due", self.due_ms, DUE_MAX)
+        for number, due_ms, kind in fired:
+            turn.write("timer_delete", due_ms, number, kind)
+            message = turn.messages.get(number)
+            if message is not None:
+                fire(turn, message, Timer(kind), self.rules)
+        self.answer = len(fired)
+
+
+def fire(turn: Turn, message: Message, timer: Timer, rules: Rules) -> None:
+    """What a timer does to its message."""
+    if timer is Timer.PROMOTE:
+        lifecycle.promote(turn, message)
+    elif timer is Timer.EXPIRE:
+        lifecycle.expire(turn, message)
+    elif timer is Timer.FORGET_TEXT or timer is Timer.FORGET:
+        forget(turn, message, timer)
+    else:
+        lifecycle.time_out(turn, message, rules)
+
+
+def forget(turn: Turn, message: Message, timer: Timer) -> None:
+    """Purge one message that was not finished when its stretch was purged."""
+    number = message.number
+    if not message.is_final:
+        turn.at(turn.now_ms + FORGET_AGAIN_MS, message, timer)
+    elif timer is Timer.FORGET_TEXT:
+        turn.write("texts_purge", number - 1, number)
+    else:
+        _purge(turn, number - 1, number)
+
+
+def _purge(turn: Turn, after: int, to: int) -> None:
+    for statement in ("events_purge", "parts_purge", "messages_purge"):
+        turn.write(statement, after, to)
+
+
+class Walk(Request):
+    """Walk over the next stretch of messages that has reached some age.
+
+    ``after`` is the watermark, ``to`` how far it may move; the answer is the new watermark and
+    whether there is more.
+    """
+
+    __slots__ = ("after", "rules", "to")
+
+    mark: str
+    finds: str | None = None
+    units = SPAN_MAX // 16
+
+    def __init__(self, after: int, to: int, rules: Rules) -> None:
+        super().__init__()
+        self.after = after
+        self.to = to
+        self.rules = rules
+
+    def needs(self, wants: Wants) -> None:
+        """Where the stretch ends, and the messages in it that matter."""
+        wants.asks.append(("span_end", (self.after, self.to, SPAN_MAX)))
+        if self.finds is not None:
+            wants.asks.append((self.finds, (self.after, self.to)))
+
+    def decide(self, turn: Turn) -> None:
+        """Work on the stretch, and move the watermark with it."""
+        end, count = turn.ask("span_end", self.after, self.to, SPAN_MAX)[0]
+        more = count == SPAN_MAX
+        end = end if more else self.to
+        if count:
+            found = turn.ask(self.finds, self.after, self.to) if self.finds else []
+            messages = [turn.messages[number] for (number,) in found if number <= end]
+            self.work(turn, end, messages)
+        if count or end > self.after:
+            turn.write("meta_set", self.mark, end)
+        self.answer = (end, more)
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """Do it, for the numbers above ``after`` up to ``end``."""
+        raise NotImplementedError
+
+
+class ExpireSpan(Walk):
+    """Expire what was not handed over within the default validity."""
+
+    __slots__ = ()
+    mark = "expired_to"
+    finds = "message_waiting_in_span"
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """Expire each; one with a longer validity has a timer, or gets one."""
+        for message in messages:
+            if not lifecycle.expire(turn, message):
+                turn.at(message.expires_at_ms, message, Timer.EXPIRE)
+
+
+class ReceiptSpan(Walk):
+    """Give up on receipts that have not come for too long."""
+
+    __slots__ = ()
+    mark = "receipts_to"
+    finds = "message_unfinished_in_span"
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """End each, or look again when its time has come."""
+        for message in messages:
+            if message.status == Status.SENT and lifecycle.time_out(turn, message, self.rules):
+                continue
+            since_ms = message.submitted_at_ms or turn.now_ms
+            turn.at(since_ms + self.rules.receipt_timeout_ms, message, Timer.RECEIPT)
+
+
+class CountSpan(Walk):
+    """Count a stretch of messages into the daily totals."""
+
+    __slots__ = ()
+    mark = "counted_to"
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """One statement counts them as they are; later changes are added as differences."""
+        turn.write("total_span", self.after, end)
+
+    def decide(self, turn: Turn) -> None:
+        """Also let later turns know how far was counted."""
+        # Another walk may have counted this stretch already, if this one was repeated.
+        assert self.after == turn.counted_to
+        super().decide(turn)
+        turn.counted_next = self.answer[0]
+
+
+class ForgetTexts(Walk):
+    """Forget the texts of old messages."""
+
+    __slots__ = ()
+    mark = "texts_to"
+    finds = "message_unfinished_in_span"
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """Those that are not finished are looked at again."""
+        turn.write("texts_purge", self.after, end)
+        for message in messages:
+            turn.at(turn.now_ms + FORGET_AGAIN_MS, message, Timer.FORGET_TEXT)
+
+
+class ForgetMessages(Walk):
+    """Forget old messages, their events and batches."""
+
+    __slots__ = ()
+    mark = "purged_to"
+    finds = "message_unfinished_in_span"
+
+    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+        """Those that are not finished are looked at again."""
+        _purge(turn, self.after, end)
+        turn.write("batches_purge", self.after, end)
+        for message in messages:
+            turn.at(turn.now_ms + FORGET_AGAIN_MS, message, Timer.FORGET)
+
+
+class ForgetKeys(Request):
+    """Walk over the idempotency keys and drop the old ones; the answer is where to go on."""
+
+    __slots__ = ("after", "before_ms")
+
+    def __init__(self, after: tuple[int, bytes], before_ms: int) -> None:
+        super().__init__()
+        self.after = after
+        self.before_ms = before_ms
+
+    def needs(self, wants: Wants) -> None:
+        """The next page."""
+        wants.asks.append(("keys_page", (*self.after, PURGE_MAX)))
+
+    def decide(self, turn: Turn) -> None:
+        """Drop those that are old; what adjusted credit is kept for ever."""
+        rows = turn.ask("keys_page", *self.after, PURGE_MAX)
+        for client, digest, at_ms, answer in rows:
+            if at_ms < self.before_ms and answer != ANSWER_ADJUSTED:
+                turn.write("key_delete", client, digest)
+        self.answer = (rows[-1][0], rows[-1][1]) if len(rows) == PURGE_MAX else None
+
+
+class ForgetCodes(Request):
+    """Walk over the one-time codes and drop those that expired long ago."""
+
+    __slots__ = ("after", "before_ms")
+
+    def __init__(self, after: tuple[int, int, int], before_ms: int) -> None:
+        super().__init__()
+        self.after = after
+        self.before_ms = before_ms
+
+    def needs(self, wants: Wants) -> None:
+        """The next page."""
+        wants.asks.append(("codes_page", (*self.after, PURGE_MAX)))
+
+    def decide(self, turn: Turn) -> None:
+        """Drop them."""
+        rows = turn.ask("codes_page", *self.after, PURGE_MAX)
+        for client, recipient, message, expires_at_ms in rows:
+            if expires_at_ms < self.before_ms:
+                turn.write("code_delete", client, recipient, message)
+        self.answer = tuple(rows[-1][:3]) if len(rows) == PURGE_MAX else None
+
+
+class FoldEntries(Request):
+    """Replace the oldest entries of one client by one that carries their sums forward.
+
+    Only entries older than what is kept, and whose messages are gone, so never an open hold. The
+    answer is the client's number, or None after the last one.
+    """
+
+    __slots__ = ("after", "before_ms", "client")
+
+    def __init__(self, client: int, before_ms: int) -> None:
+        super().__init__()
+        self.client = client
+        self.before_ms = before_ms
+
+    def needs(self, wants: Wants) -> None:
+        """Its oldest entries."""
+        wants.asks.append(("entries_oldest", (self.client, PURGE_MAX)))
+        wants.asks.append(("client_after", (self.client,)))
+
+    def decide(self, turn: Turn) -> None:
+        """Fold the longest stretch that may go; a single entry stays as it is."""
+        following = turn.ask("client_after", self.client)
+        amount = held = count = 0
+        last: tuple[Any, ...] = ()
+        for row in turn.ask("entries_oldest", self.client, PURGE_MAX):
+            _, _, at_ms, row_amount, row_held, _, stored = row
+            if at_ms >= self.before_ms or stored:
+                break
+            amount, held, count, last = amount + row_amount, held + row_held, count + 1, row
+        if count > 1:
+            turn.write("entries_fold", self.client, last[0])
+            turn.write("entry_carry", self.client, last[0], last[2], amount, held, last[5])
+        again = count == PURGE_MAX
+        self.answer = self.client if again else (following[0][0] if following else None)
+
+
+class DropParked(Request):
+    """Drop receipts whose message never came; the answer is their keys."""
+
+    __slots__ = ("before_ms",)
+
+    def __init__(self, before_ms: int) -> None:
+        super().__init__()
+        self.before_ms = before_ms
+
+    def needs(self, wants: Wants) -> None:
+        """The oldest."""
+        wants.asks.append(("parked_old", (self.before_ms, PURGE_MAX)))
+
+    def decide(self, turn: Turn) -> None:
+        """Drop them."""
+        rows = turn.ask("parked_old", self.before_ms, PURGE_MAX)
+        for number, _, _ in rows:
+            turn.write("parked_delete", number)
+        self.answer = [(provider, identifier) for _, provider, identifier in rows]
+
+
+class Sweeper:
+    """The clockwork of one shard."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        clock: Clock,
+        rules: Rules,
+        metrics: Metrics,
+        *,
+        idempotency_ms: int,
+        parked_ms: int,
+        texts_ms: int,
+        messages_ms: int,
+        dropped: Callable[[list[tuple[str, str]]], None],
+    ) -> None:
+        self._shard = shard
+        self._clock = clock
+        self._rules = rules
+        self._metrics = metrics
+        self._idempotency_ms = idempotency_ms
+        self._parked_ms = parked_ms
+        self._dropped = dropped
+        # What walks over messages, with the age at which it does.
+        self._walks: list[tuple[type[Walk], int]] = [
+            (ExpireSpan, rules.validity_ms),
+            (ReceiptSpan, rules.receipt_timeout_ms),
+            (CountSpan, COUNT_LAG_MS),
+            (ForgetTexts, texts_ms),
+            (ForgetMessages, messages_ms),
+        ]
+        self._messages_ms = messages_ms
+        self._marks: dict[str, int] = {}
+        self._keys_after: tuple[int, bytes] | None = (0, b"")
+        self._codes_after: tuple[int, int, int] | None = (0, 0, 0)
+        self._client: int | None = 0
+        self._rested_at_ms = 0
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the loop after its present step."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Sweep until stopped: timers when they are due, the rest once a second."""
+        for walk, _ in self._walks:
+            rows = await self._shard.store.read("meta_get", walk.mark)
+            self._marks[walk.mark] = rows[0][0]
+        while not self._stopped.is_set():
+            await self.sweep()
+            try:
+                async with asyncio.timeout(await self._until_due_s()):
+                    await self._stopped.wait()
+            except TimeoutError:
+                pass
+
+    async def _until_due_s(self) -> float:
+        rows = await self._shard.store.read("timer_next")
+        if rows[0][0] is None:
+            return TICK_S
+        until_s = (int(rows[0][0]) - self._clock.now_ms()) / 1000
+        return min(TICK_S, max(0.005, until_s))
+
+    async def sweep(self) -> None:
+        """Do everything that is due now."""
+        now_ms = self._clock.now_ms()
+        fire = FireTimers(self._rules, self._metrics, now_ms)
+        if self._shard.trouble:
+            return
+        fired = await self._shard.ask(fire)
+        while fired == DUE_MAX:
+            fired = await self._shard.ask(FireTimers(self._rules, self._metrics, now_ms))
+        for walk, age_ms in self._walks:
+            await self._walk(walk, number_at(now_ms - age_ms))
+        await self._forget(now_ms)
+
+    async def _walk(self, walk: type[Walk], to: int) -> None:
+        more = True
+        while more and self._marks[walk.mark] < to and not self._stopped.is_set():
+            request = walk(self._marks[walk.mark], to, self._rules)
+            self._marks[walk.mark], more = await self._shard.ask(request)
+
+    async def _forget(self, now_ms: int) -> None:
+        """A step through keys, codes, parked receipts and old entries; then rest for a while."""
+        if self._keys_after is not None:
+            before_ms = now_ms - self._idempotency_ms
+            self._keys_after = await self._shard.ask(ForgetKeys(self._keys_after, before_ms))
+        if self._codes_after is not None:
+            before_ms = now_ms - CODES_KEPT_MS
+            self._codes_after = await self._shard.ask(ForgetCodes(self._codes_after, before_ms))
+        keys = await self._shard.ask(DropParked(now_ms - self._parked_ms))
+        self._dropped(keys)
+        if self._client is not None:
+            before_ms = now_ms - self._messages_ms
+            self._client = await self._shard.ask(FoldEntries(self._client, before_ms))
+        rested_ms = now_ms - self._rested_at_ms
+        if rested_ms > _ROUND_MS:
+            self._rested_at_ms = now_ms
+            self._keys_after = self._keys_after or (0, b"")
+            self._codes_after = self._codes_after or (0, 0, 0)
+            self._client = 0 if self._client is None else self._client
