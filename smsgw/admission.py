@@ -21,10 +21,9 @@ from smsgw.errors import (
     SmsgwError,
     UnknownClient,
 )
-from smsgw.ids import message_id, slot_of
+from smsgw.ids import message_id
 from smsgw.models import (
     ANSWER_ACCEPTED,
-    ANSWER_ADJUSTED,
     ANSWER_BATCH,
     ANSWER_RUNNING,
     Account,
@@ -47,7 +46,8 @@ _DIGEST_BYTES: Final = 16
 class Draft:
     """A message that was checked, counted and priced, but not accepted yet.
 
-    Treat it as frozen; that it is not makes it four times cheaper to build. ``recipient`` holds the digits of an E.164 number; ``validity_ms`` is None for the default.
+    Treat it as frozen; that it is not makes it four times cheaper to build. ``recipient`` holds
+    the digits of an E.164 number; ``validity_ms`` is None for the default.
     """
 
     recipient: int
@@ -433,110 +433,3 @@ def _with_credits(account: Account, credits_cents: int) -> Account:
     copy = Account(*(getattr(account, name) for name in Account.__slots__))
     copy.credits_cents = credits_cents
     return copy
-
-
-class AddClient(Request):
-    """Create a client."""
-
-    __slots__ = ("credit_cents", "name", "only_if_new", "weight")
-
-    def __init__(
-        self,
-        client_id: bytes,
-        name: str,
-        weight: int = 1,
-        credit_cents: int = 0,
-    ) -> None:
-        super().__init__(client_id)
-        self.name = name
-        self.weight = weight
-        self.credit_cents = credit_cents
-
-    def needs(self, wants: Wants) -> None:
-        """Whether it is there already."""
-        wants.clients.add(self.client_id)
-
-    def decide(self, turn: Turn) -> None:
-        """Answer the account and True, or the one that is there already and False."""
-        if self.client_id in turn.account_of:
-            self.answer = (turn.account_of[self.client_id], False)
-            return
-        account = Account(
-            number=turn.next_client,
-            id=self.client_id,
-            slot=slot_of(self.client_id),
-            name=self.name,
-            weight=self.weight,
-            created_at_ms=turn.now_ms,
-            credits_cents=0,
-            held_cents=0,
-            charged_cents=0,
-            sequence=0,
-            waiting=0,
-            paused=0,
-        )
-        turn.next_client += 1
-        turn.add_account(account)
-        if self.credit_cents:
-            ledger.adjust(turn, account, self.credit_cents, "opening credit")
-        self.answer = (account, True)
-
-
-class Adjust(Request):
-    """Add to a client's credit, or take from it."""
-
-    __slots__ = ("amount_cents", "key", "note")
-
-    def __init__(
-        self, client_id: bytes, amount_cents: int, note: str | None, key: KeyUse | None
-    ) -> None:
-        super().__init__(client_id)
-        self.amount_cents = amount_cents
-        self.note = note
-        self.key = key
-
-    def needs(self, wants: Wants) -> None:
-        """The account, and what the key did."""
-        wants.clients.add(self.client_id)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
-
-    def decide(self, turn: Turn) -> None:
-        """Answer the account; a repeat of a key changes nothing."""
-        account = known(turn, self.client_id)
-        if replayed(turn, account, self.key) is None:
-            ledger.adjust(turn, account, self.amount_cents, self.note)
-            if self.key is not None:
-                turn.add_key(
-                    KeyRecord(
-                        account.number,
-                        self.key.digest,
-                        self.key.fingerprint,
-                        account.sequence,
-                        ANSWER_ADJUSTED,
-                        account.credits_cents,
-                        turn.now_ms,
-                    )
-                )
-        self.answer = account
-
-
-class PauseClient(Request):
-    """Stop, or resume, claiming a client's messages."""
-
-    __slots__ = ("paused",)
-
-    def __init__(self, client_id: bytes, *, paused: bool) -> None:
-        super().__init__(client_id)
-        self.paused = paused
-
-    def needs(self, wants: Wants) -> None:
-        """The account."""
-        wants.clients.add(self.client_id)
-
-    def decide(self, turn: Turn) -> None:
-        """Answer the account."""
-        account = known(turn, self.client_id)
-        account.paused = int(self.paused)
-        turn.touch_account(account)
-        self.answer = account

@@ -14,7 +14,6 @@ from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, TooManyRequests
 from smsgw.logs import get
 from smsgw.metrics import Metrics
-from smsgw.models import Message
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.turn import OUTCOME, Item, Turn, Wants, Write
@@ -31,7 +30,7 @@ Key = tuple[str, str]
 class Receive(Item):
     """What an operator reported about a message."""
 
-    __slots__ = ("future", "metrics", "number", "provider_message_id", "reason", "word")
+    __slots__ = ("future", "metrics", "missed", "number", "provider_message_id", "reason", "word")
 
     priority = OUTCOME
 
@@ -46,6 +45,7 @@ class Receive(Item):
     ) -> None:
         super().__init__()
         self.future = future
+        self.missed = False
         self.number = number
         self.provider_message_id = provider_message_id
         self.word = word
@@ -57,22 +57,22 @@ class Receive(Item):
         wants.messages.add(self.number)
 
     def decide(self, turn: Turn) -> None:
-        """Apply it; the answer is the message, if the receipt ended it."""
+        """Apply it; the answer is the final status, if the receipt was the end."""
         message = turn.messages.get(self.number)
         if message is None:
             return
         final = message.is_final
         lifecycle.receive(turn, message, self.word, self.reason, self.provider_message_id)
         if message.is_final and not final:
-            self.answer = message
+            self.answer = message.status
+            self.missed = bool(message.express_missed)
 
     def done(self) -> None:
         """Count it."""
-        message: Message | None = self.answer
-        self.metrics.receipt("matched" if message else "event")
-        if message is not None:
-            self.metrics.final(lifecycle.status_name(message.status))
-            if message.express_missed:
+        self.metrics.receipt("event" if self.answer is None else "matched")
+        if self.answer is not None:
+            self.metrics.final(lifecycle.status_name(self.answer))
+            if self.missed:
                 self.metrics.express_missed()
         if self.future is not None and not self.future.done():
             self.future.set_result(None)

@@ -43,17 +43,17 @@ class Settle(Item):
         wants.messages.add(self.number)
 
     def decide(self, turn: Turn) -> None:
-        """Apply it; the answer is the message."""
+        """Apply it; the answer is the final status, if this was the end."""
         message = turn.messages.get(self.number)
-        if message is not None:
-            lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules)
-            self.answer = message
+        if message is not None and lifecycle.settle(
+            turn, message, self.attempt, self.outcome, self.rules
+        ):
+            self.answer = message.status if message.is_final else None
 
     def done(self) -> None:
-        """Count what is final now."""
-        message: Message | None = self.answer
-        if message is not None and message.is_final:
-            self.metrics.final(lifecycle.status_name(message.status))
+        """Count what it ended."""
+        if self.answer is not None:
+            self.metrics.final(lifecycle.status_name(self.answer))
 
     def quarantine(self) -> str:
         """Everything that is known."""

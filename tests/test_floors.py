@@ -13,7 +13,7 @@ FLOORS = (
     {"fairness"},
     {"store", "providers"},
     {"admission"},
-    {"entrance", "codes"},
+    {"entrance", "codes", "archive"},
     {"worker"},
     {"otp", "receipts", "webhooks", "sweeper", "recovery"},
     {"gateway"},

@@ -334,6 +334,8 @@ class EdgeProtocol(HttpToolsProtocol):
         # The parser has seen that it is a number, and the only one.
         if int(fields.get(b"content-length", b"0")) > self._body_left_bytes:
             raise self._body_too_large()
+        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise MalformedRequest("The only transfer encoding known here is chunked.")
         if b"expect" in fields:
             self.expect_100_continue = fields[b"expect"].lower() == b"100-continue"
 
@@ -381,7 +383,8 @@ class EdgeProtocol(HttpToolsProtocol):
     def expire(self, now_s: float) -> None:
         """A deadline has passed: end the connection, with an answer if one is owed."""
         is_idle = self._receiving == _NOTHING and self.cycle is not None
-        if self._deaf or is_idle or self.write_deadline_s <= now_s:
+        is_leaving = self._deaf or self.transport.is_closing()
+        if is_idle or is_leaving or self.write_deadline_s <= now_s:
             self.transport.abort()
         elif self.flow.read_paused:
             # It is we who do not read.
@@ -466,7 +469,8 @@ def _request_id(given: bytes | None) -> bytes:
 def _target(url: bytes) -> tuple[str, bytes, bytes]:
     """The path, decoded and raw, and the query of a request's target."""
     parsed = httptools.parse_url(url)
-    return unquote(parsed.path.decode("ascii")), parsed.path, parsed.query or b""
+    raw_path = parsed.path or b"/"
+    return unquote(raw_path.decode("ascii")), raw_path, parsed.query or b""
 
 
 def _host_rule(allowed_hosts: Iterable[str]) -> Callable[[bytes], bool]:

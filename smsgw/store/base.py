@@ -28,6 +28,7 @@ class TurnResult:
     errors: Sequence[SmsgwError | None]
     claims: Sequence[Message] = ()
     waiting: Mapping[QueueKey, int] = field(default_factory=dict)
+    ended: Sequence[int] = ()
     work_s: float = 0.0
     commit_s: float = 0.0
 

@@ -125,6 +125,7 @@ class Shard:
         self._hand_over = hand_over
         self._inbox = Inbox(items_max)
         self._awake = asyncio.Event()
+        self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False
         self._unit_s = TURN_S / UNITS_MIN
         allotter.report(self.number, dict(store.waiting), {})
@@ -153,6 +154,21 @@ class Shard:
     def wake(self) -> None:
         """Look for something to claim."""
         self._awake.set()
+
+    def watch(self, number: int) -> asyncio.Future[None]:
+        """A future that is done once a message is final; give it back with ``unwatch``."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watches.setdefault(number, []).append(future)
+        self.store.watched.add(number)
+        return future
+
+    def unwatch(self, number: int, future: asyncio.Future[None]) -> None:
+        """Stop watching."""
+        watches = self._watches[number]
+        watches.remove(future)
+        if not watches:
+            del self._watches[number]
+            self.store.watched.discard(number)
 
     def stop(self) -> None:
         """End the loop once everything taken in is on disk."""
@@ -214,6 +230,10 @@ class Shard:
         allotter.settle_grants(claim, committed=claimed)
         allotter.served(result.claims)
         allotter.report(self.number, dict(result.waiting), claim.heads if claim and claimed else {})
+        for number in result.ended:
+            for future in self._watches.get(number, ()):
+                if not future.done():
+                    future.set_result(None)
         if result.claims:
             self._hand_over(self, result.claims)
         for item, error in zip(items, result.errors, strict=False):

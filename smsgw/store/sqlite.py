@@ -62,6 +62,7 @@ class SqliteShard:
         self.lane_parts: dict[QueueKey, int] = {}
         self._express: dict[int, dict[int, int]] = {}
         self._express_parts: dict[tuple[int, int], int] = {}
+        self.watched: set[int] = set()
         self._writer = writer
         self._readers = list(readers)
         self._next_reader = 0
@@ -165,8 +166,19 @@ class SqliteShard:
         for turn in turns:
             self._absorb(turn)
         result.waiting = dict(self.waiting)
+        if self.watched:
+            result.ended = self._ended(turns)
         self._checkpoint()
         return result
+
+    def _ended(self, turns: list[Turn]) -> list[int]:
+        """Which of the watched messages are final now."""
+        return [
+            number
+            for turn in turns
+            for number in list(self.watched)
+            if (message := turn.messages.get(number)) is not None and message.is_final
+        ]
 
     def _begin(self) -> None:
         try:
@@ -333,10 +345,32 @@ class SqliteShard:
 
     async def read(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """See ``ShardStore.read``; a query runs to its end, so no cursor outlives this call."""
-        self._next_reader = (self._next_reader + 1) % len(self._readers)
-        reader = self._readers[self._next_reader]
+        reader = self._reader()
         sql = self._statements[statement]
         return await reader.run(lambda: reader.raw.execute(sql, parameters).fetchall())
+
+    async def report(self, client: int, first_day: int, last_day: int) -> list[tuple[Any, ...]]:
+        """What was counted of a client and what was not yet, seen at one moment."""
+
+        def both() -> list[tuple[Any, ...]]:
+            reader.raw.execute("BEGIN")
+            try:
+                return [
+                    row
+                    for name in ("report_totals", "report_fresh")
+                    for row in reader.raw.execute(
+                        self._statements[name], (client, first_day, last_day)
+                    ).fetchall()
+                ]
+            finally:
+                reader.raw.execute("ROLLBACK")
+
+        reader = self._reader()
+        return await reader.run(both)
+
+    def _reader(self) -> SqliteThread:
+        self._next_reader = (self._next_reader + 1) % len(self._readers)
+        return self._readers[self._next_reader]
 
     async def close(self) -> None:
         """See ``ShardStore.close``."""

@@ -32,8 +32,9 @@ SELECT number FROM message WHERE batch = ? AND number > ? ORDER BY number LIMIT 
 
 -- name: list_scan
 -- How far down a page may look: the lowest entry of the next stretch of the client's entries.
-SELECT min(sequence), count(*) FROM
-    (SELECT sequence FROM entry WHERE client = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?);
+SELECT min(sequence), count(*), min(at_ms) FROM
+    (SELECT sequence, at_ms FROM entry WHERE client = ? AND sequence < ?
+     ORDER BY sequence DESC LIMIT ?);
 
 -- name: list_messages
 -- A client's messages are its holds, newest first; ?3 is where the scan ends.
@@ -73,18 +74,21 @@ SELECT day, sender, status, messages, parts, cost_cents, held_cents, charged_cen
 WHERE client = ? AND day BETWEEN ? AND ? AND messages <> 0;
 
 -- name: report_fresh
--- What was not counted yet: the client's holds above the watermark.
-SELECT ((m.number >> 22) + 1735689600000) / 86400000, m.sender, m.status,
+-- What was not counted yet: the client's holds above the watermark. An entry is at most a few
+-- milliseconds older than its message's number, so a minute's margin finds them all.
+SELECT ((m.number >> 22) + 1735689600000) / 86400000 AS day, m.sender, m.status,
        count(*), sum(m.parts), sum(m.cost_cents), sum(m.held_cents), sum(m.charged_cents)
 FROM entry AS e CROSS JOIN message AS m ON m.number = e.message
-WHERE e.client = ?1 AND e.sequence > ?2 AND e.kind = 2
-  AND m.number > ?3 AND m.number >= ?4 AND m.number < ?5
+WHERE e.client = ?1 AND e.kind = 2
+  AND m.number > (SELECT value FROM meta WHERE key = 'counted_to')
+  AND e.sequence > coalesce((
+      SELECT o.sequence FROM entry AS o
+      WHERE o.client = ?1 AND o.at_ms < (SELECT (value >> 22) + 1735689540000 FROM meta
+                                         WHERE key = 'counted_to')
+      ORDER BY o.sequence DESC LIMIT 1), 0)
+  AND m.number >= (?2 * 86400000 - 1735689600000) << 22
+  AND m.number < ((?3 + 1) * 86400000 - 1735689600000) << 22
 GROUP BY 1, 2, 3;
-
--- name: report_from
--- The client's last entry that was written before a moment.
-SELECT coalesce(max(sequence), 0) FROM
-    (SELECT sequence FROM entry WHERE client = ? AND at_ms < ? ORDER BY sequence DESC LIMIT 1);
 
 -- name: messages_of_provider_id
 -- Whose operator's id this is; the newest first.
