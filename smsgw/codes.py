@@ -46,12 +46,10 @@ class Decided:
     """What the caller is told, as it was decided."""
 
     message: Message
-    status: int
-    reason: str | None
     answer: int
     credits_cents: int
-    code: str | None
-    expires_at_ms: int | None
+    code: str | None = None
+    expires_at_ms: int | None = None
 
 
 class Open(Request):
@@ -224,15 +222,7 @@ class Close(Request):
             record.answer = answer
             record.credits_cents = account.credits_cents
             turn.add_key(record)
-        self.answer = Decided(
-            message,
-            message.status,
-            message.reason,
-            answer,
-            account.credits_cents,
-            None,
-            expires_at_ms,
-        )
+        self.answer = Decided(message, answer, account.credits_cents, expires_at_ms=expires_at_ms)
 
     def _settle(self, turn: Turn, message: Message) -> None:
         outcome = self.outcome
@@ -242,6 +232,8 @@ class Close(Request):
             lifecycle.finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
         elif outcome.verdict is not Verdict.ACCEPTED:
             refused = outcome.verdict is Verdict.REFUSED
+            if outcome.verdict is Verdict.NOT_SENT:
+                message.attempts = 0
             message.last_error = outcome.detail or outcome.verdict
             reason = Reason.REJECTED_BY_OPERATOR if refused else Reason.RETRIES_EXHAUSTED
             lifecycle.finish(turn, message, Status.FAILED_PERM, reason)
@@ -295,8 +287,8 @@ class Verify(Request):
         self.answer = (verified, row.id, 0 if verified else tries_max - row.tries)
 
 
-def undeliverable(message: Message, *, submitted: bool) -> OtpUndeliverable:
-    """The refusal that tells what became of a code."""
+def undeliverable(message: Message) -> OtpUndeliverable:
+    """The refusal that tells what became of a code; ``submitted`` once bytes have left."""
     return OtpUndeliverable(
-        message_id=uuid_text(message.id), submitted=submitted, reason=message.reason
+        message_id=uuid_text(message.id), submitted=message.attempts > 0, reason=message.reason
     )

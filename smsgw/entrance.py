@@ -18,7 +18,6 @@ from smsgw.admission import (
     KeyUse,
     Rejected,
     Replay,
-    known,
 )
 from smsgw.clock import Clock
 from smsgw.errors import (
@@ -41,7 +40,6 @@ from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.tariff import Tariff
 from smsgw.text import measure, refuse_text
-from smsgw.turn import Request, Turn, Wants
 
 BATCH_STEP: Final = 100
 _CLIENTS_MAX: Final = 100_000
@@ -129,6 +127,14 @@ class Entrance:
             None if wish.validity_s is None else wish.validity_s * 1000,
             wish.send_at_ms,
         )
+
+    def recipient(self, raw: str) -> int:
+        """The digits of a recipient's number.
+
+        Raises:
+            InvalidRecipient: it is no E.164 number.
+        """
+        return int(self._numbers.recipient(raw)[1:])
 
     def open_for(self, client_id: bytes, messages: int = 1) -> Shard:
         """The client's shard, if the gateway takes messages from the client now.
@@ -344,28 +350,6 @@ class Entrance:
                 self._metrics.accepted(_LANE_NAMES[message.lane], 1, message.parts)
             else:
                 self._metrics.refused(result.error.code)
-
-    async def know(self, client_id: bytes) -> None:
-        """Check that there is such a client.
-
-        Raises:
-            UnknownClient: there is none.
-        """
-        await self._shards.of_client(client_id).ask(_Known(client_id))
-
-
-class _Known(Request):
-    """Ask for nothing but whether the client exists."""
-
-    __slots__ = ()
-
-    def needs(self, wants: Wants) -> None:
-        """The account."""
-        wants.clients.add(self.client_id)
-
-    def decide(self, turn: Turn) -> None:
-        """Refuse an unknown one."""
-        known(turn, self.client_id)
 
 
 _LANE_NAMES: Final[Any] = {Lane.REGULAR: "regular", Lane.EXPRESS: "express", Lane.OTP: "otp"}

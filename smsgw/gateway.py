@@ -85,7 +85,7 @@ class Gateway:
         self.clock = clock
         self.dev = dev
         self.serving = False
-        self.stopping = False
+        self.clients_paused = 0
         self.metrics = Metrics()
         self.rules = rules_from(settings)
         self.sandbox = Sandbox() if dev else None
@@ -196,6 +196,7 @@ class Gateway:
                 self.allotter.start_at(key, rank)
         self._loops = asyncio.create_task(self.shards.run(), name="shards")
         await self.receipts.open()
+        await self.count_paused()
 
     def _hand_over(self, shard: Shard, messages: object) -> None:
         self.worker.hand_over(shard, messages)  # type: ignore[arg-type]
@@ -307,6 +308,11 @@ class Gateway:
             self.allotter.links[subject].paused = paused
         self.worker.wake_soon()
 
+    async def count_paused(self) -> None:
+        """Know how many clients are paused."""
+        counts = [await shard.store.read("clients_paused") for shard in self.shards]
+        self.clients_paused = sum(rows[0][0] for rows in counts)
+
     async def unshelve(self, client_id: bytes, number: int) -> None:
         """Bring a resumed client's messages back into their queues."""
         shard = self.shards.of_client(client_id)
@@ -334,17 +340,22 @@ class Gateway:
                 found[f"provider {name}"] = why
         return found
 
-    async def close(self) -> None:
-        """Take nothing new, wait for what is in flight, commit every outcome, close the files."""
+    async def drain(self) -> None:
+        """Take nothing new, and wait for what is in flight."""
         self.entrance.closed = True
         if self.serving:
+            self.serving = False
             await self.worker.drain(self.settings.server.shutdown_s)
             await self.otp.drain()
             for sweeper in self._sweepers:
                 sweeper.stop()
-            await self.receipts.drain()
             for provider in self.providers.values():
                 await provider.stop()
+            await self.receipts.drain()
+
+    async def close(self) -> None:
+        """Drain, commit every outcome, close the files."""
+        await self.drain()
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)

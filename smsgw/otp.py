@@ -197,12 +197,12 @@ class OtpDesk:
             return opened
         self._metrics.accepted("otp", 1, draft.parts)
         if not sending or link is None:
-            raise self._undeliverable(opened, submitted=False)
+            raise self._undeliverable(opened)
         code = derive(self._key, opened.id, self._settings.digits) if ours else None
         full = template.replace(PLACEHOLDER, code) if code else template
         decided = await self._deliver(shard, client_id, opened, link, full, key, ours=ours)
         if decided.answer == ANSWER_OTP_FAILED:
-            raise self._undeliverable(opened, submitted=decided.reason != "not_sent")
+            raise self._undeliverable(opened)
         decided.code = code
         self._metrics.otp("confirmed")
         return decided
@@ -277,13 +277,11 @@ class OtpDesk:
             codes=ours,
         )
         decided: Decided = await shard.ask(close)
-        if known_outcome is not None and known_outcome.verdict is Verdict.NOT_SENT:
-            decided.reason = "not_sent"
         return decided
 
-    def _undeliverable(self, message: Message, *, submitted: bool) -> OtpUndeliverable:
+    def _undeliverable(self, message: Message) -> OtpUndeliverable:
         self._metrics.otp("refused")
-        return undeliverable(message, submitted=submitted)
+        return undeliverable(message)
 
     async def verify(self, client_id: bytes, recipient: int, code: str) -> tuple[bool, bytes, int]:
         """Compare a code: (verified, message id, tries left).

@@ -22,7 +22,6 @@ PURGE_MAX: Final = 200
 TICK_S: Final = 1.0
 COUNT_LAG_MS: Final = 5_000
 FORGET_AGAIN_MS: Final = 86_400_000
-CODES_KEPT_MS: Final = 86_400_000
 _ROUND_MS: Final = 60_000
 
 
@@ -394,7 +393,8 @@ class Sweeper:
             before_ms = now_ms - self._idempotency_ms
             self._keys_after = await self._shard.ask(ForgetKeys(self._keys_after, before_ms))
         if self._codes_after is not None:
-            before_ms = now_ms - CODES_KEPT_MS
+            # A replay tells whether the code was ours: so they are kept as long as keys.
+            before_ms = now_ms - self._idempotency_ms
             self._codes_after = await self._shard.ask(ForgetCodes(self._codes_after, before_ms))
         keys = await self._shard.ask(DropParked(now_ms - self._parked_ms))
         self._dropped(keys)

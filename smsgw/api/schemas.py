@@ -1,8 +1,9 @@
-"""What requests must be: one model a body, with strict types and no unknown fields.
+"""What requests say: one model a body.
 
-The models say everything that can be said about a field alone; what depends on settings, on the
-clock or on another field is judged by the routes. A ``null`` is the same as leaving a field out.
-Nothing runs in Python for the usual message: the whole check happens in pydantic's core.
+They are strict: nothing is guessed, and no field is unknown. The models say everything that can be
+said about a field alone; what depends on settings, on the clock or on another field is judged by
+the routes. A ``null`` is the same as leaving a field out. For the usual message nothing of this
+runs in Python: the whole check happens in pydantic's core.
 """
 
 import re
@@ -20,6 +21,7 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
 )
+from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core import core_schema as core
@@ -29,14 +31,14 @@ E164_PATTERN: Final = r"^\+[1-9][0-9]{6,14}$"
 NO_NUL_PATTERN: Final = r"^[^\x00]*$"
 NO_CONTROLS_PATTERN: Final = r"^[^\x00-\x1f\x7f]*$"
 VISIBLE_ASCII_PATTERN: Final = "^[!-~]*$"
-PATH_PATTERN: Final = r"^[^\x00]+$"
 
 BATCH_ITEMS_MAX: Final = 100_000
-"""No setting allows more; it bounds the work before the setting is looked at."""
+"""No setting allows more: it bounds the work before the setting is looked at."""
+TIME_ERROR: Final = "time_with_zone"
 CENTS_MAX: Final = 10**15
 REFERENCE_CHARACTERS_MAX: Final = 64
 
-CLIENT: Final = "550e8400-e29b-41d4-a716-446655440000"
+EXAMPLE_CLIENT: Final = "550e8400-e29b-41d4-a716-446655440000"
 
 _is_rfc3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
@@ -57,11 +59,22 @@ def rfc3339(value: object) -> datetime:
             pass
     elif isinstance(value, datetime) and value.tzinfo is not None:
         return value
-    raise PydanticCustomError("time", "must be a time with a zone, as in 2026-11-23T12:00:00.000Z")
+    raise PydanticCustomError(
+        TIME_ERROR, "must be a time with a zone, as in 2026-11-23T12:00:00.000Z"
+    )
 
 
-def _null_is_false(value: object) -> object:
-    return False if value is None else value
+def _null_is(default: bool | int) -> BeforeValidator:
+    """Read null as the default; it costs nothing where a field is left out."""
+    return BeforeValidator(
+        lambda value: default if value is None else value,
+        json_schema_input_type=type(default) | None,
+    )
+
+
+def _without_ceiling(schema: JsonDict) -> None:
+    """Leave out of the API pages what a setting narrows anyway."""
+    del schema["maxItems"]
 
 
 class _HyphenatedUuid:
@@ -70,7 +83,7 @@ class _HyphenatedUuid:
     def __get_pydantic_core_schema__(
         self, _source: object, _handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        # Lax, so that what was read by another JSON parser, as text, passes too.
+        # Lax, so that what another JSON parser has read, as text, passes too.
         return core.chain_schema(
             [core.str_schema(pattern=UUID_PATTERN), core.uuid_schema(strict=False)]
         )
@@ -82,10 +95,16 @@ class _HyphenatedUuid:
 
 
 class _DocumentedAs:
-    """Validated as anything, documented as a model: its items are judged one by one, later."""
+    """Validated as anything but documented as a type: each item is judged by itself, later."""
 
-    def __init__(self, schema: CoreSchema) -> None:
-        self._schema = schema
+    def __init__(self, documented: type) -> None:
+        self._documented = documented
+
+    def __get_pydantic_core_schema__(
+        self, _source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        self._schema = handler.generate_schema(self._documented)
+        return core.any_schema()
 
     def __get_pydantic_json_schema__(
         self, _schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -93,22 +112,18 @@ class _DocumentedAs:
         return handler(self._schema)
 
 
+def _example(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class Body(BaseModel):
-    """What all requests share: nothing is guessed, and no value gets into an error."""
+    """What all requests share; no value gets into an error."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 Identifier = Annotated[UUID, _HyphenatedUuid()]
-Flag = Annotated[bool, BeforeValidator(_null_is_false, json_schema_input_type=bool | None)]
-Moment = Annotated[
-    datetime,
-    PlainValidator(
-        rfc3339, json_schema_input_type=Annotated[str, Field(pattern="[Zz]|[+-]..:..$")]
-    ),
-    Field(json_schema_extra={"format": "date-time"}),
-]
-
+Flag = Annotated[bool, _null_is(False)]
 ClientId = Annotated[Identifier, Field(description="The client that sends and pays.")]
 Recipient = Annotated[
     str,
@@ -120,25 +135,20 @@ Recipient = Annotated[
 ]
 Sender = Annotated[
     str,
-    Field(
-        alias="from",
-        description="The sender: an E.164 number, 3 to 8 digits, or 1 to 11 GSM-7 characters "
-        "with a letter.",
-    ),
+    Field(description="An E.164 number, 3 to 8 digits, or 1 to 11 GSM-7 characters with a letter."),
 ]
 Text = Annotated[
     str,
     Field(
-        description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused; "
-        "all else is text."
+        description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused."
     ),
 ]
 OtpText = Annotated[
     str,
     Field(
-        description="Required unless `otp`: then the default is `Your verification code is "
-        "NNNNNN`, `{code}` stands for the code that we make, and a text without it is sent as it "
-        "is. At most `limits.parts_max` parts; NUL, ESC and lone surrogates are refused."
+        description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused. "
+        "Required unless `otp`: then the default is `Your verification code is NNNNNN`, `{code}` "
+        "stands for the code that we make, and a text without it is sent as it is."
     ),
 ]
 Reference = Annotated[
@@ -156,31 +166,35 @@ Validity = Annotated[
     ),
 ]
 SendAt = Annotated[
-    Moment,
-    Field(description="When to queue it: ahead, at most 35 days. Its cost is held at once."),
+    datetime,
+    PlainValidator(rfc3339, json_schema_input_type=str),
+    Field(
+        description="When to queue it: in the future, at most 35 days ahead. Not with `otp`.",
+        json_schema_extra={"format": "date-time"},
+    ),
 ]
 Express = Annotated[
     Flag,
-    Field(description="Priority and a time guarantee, at a surcharge. Not together with `otp`."),
+    Field(description="Priority and a time guarantee, at a surcharge. Not with `otp`."),
 ]
-
-_MESSAGE_EXAMPLE: Final = {
-    "client_id": CLIENT,
-    "to": "+15005550006",
-    "from": "ACME",
-    "text": "Your parcel is on its way.",
-    "reference": "order-17",
-}
 
 
 class MessageRequest(Body):
     """One message."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_MESSAGE_EXAMPLE]})
+    model_config = _example(
+        {
+            "client_id": EXAMPLE_CLIENT,
+            "to": "+15005550006",
+            "from": "ACME",
+            "text": "Your parcel is on its way.",
+            "reference": "order-17",
+        }
+    )
 
     client_id: ClientId
     to: Recipient
-    sender: Sender
+    sender: Annotated[Sender, Field(alias="from")]
     text: OtpText | None = None
     otp: Annotated[
         Flag, Field(description="The OTP lane: delivered or refused while the caller waits.")
@@ -192,11 +206,11 @@ class MessageRequest(Body):
 
 
 class PreviewRequest(MessageRequest):
-    """A message whose price and size are wanted; nothing is stored or sent."""
+    """A message of which only size and price are wanted; nothing is stored or sent."""
 
 
 class BatchItem(Body):
-    """One message of a batch; ``from`` and ``text`` may be given once for the whole batch."""
+    """One message of a batch; what was given for the whole batch may be left out."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -206,7 +220,7 @@ class BatchItem(Body):
     )
 
     to: Recipient
-    sender: Sender
+    sender: Annotated[Sender, Field(alias="from")]
     text: Text
     express: Express = False
     reference: Reference | None = None
@@ -214,64 +228,45 @@ class BatchItem(Body):
     send_at: SendAt | None = None
 
 
-_RawItem = Annotated[Any, _DocumentedAs(BatchItem.__pydantic_core_schema__)]
-_RawRecipient = Annotated[Any, _DocumentedAs(core.str_schema())]
+_Items = Field(
+    min_length=1,
+    max_length=BATCH_ITEMS_MAX,
+    description="1 to `limits.batch_messages_max` (1000); either `messages`, or `to` for one text "
+    "to many.",
+    json_schema_extra=_without_ceiling,
+)
+_RawItems = Annotated[list[Annotated[Any, _DocumentedAs(BatchItem)]], _Items]
+_RawRecipients = Annotated[list[Annotated[Any, _DocumentedAs(str)]], _Items]
 
 
 class BatchRequest(Body):
-    """Many messages of one client: ``messages``, or one text for all numbers in ``to``.
+    """Many messages of one client; all but ``client_id`` and the items are defaults for them."""
 
-    Only the envelope is checked here; ``parsing.batch_items`` judges each item by itself.
-    """
+    # Of the items nothing is checked here: parsing.batch_items judges each by itself.
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "client_id": CLIENT,
-                    "from": "ACME",
-                    "text": "We are open again.",
-                    "messages": [
-                        {"to": "+15005550006"},
-                        {"to": "+15005550003", "text": "Welcome back.", "reference": "vip"},
-                    ],
-                },
-                {
-                    "client_id": CLIENT,
-                    "from": "ACME",
-                    "text": "We are open again.",
-                    "to": ["+15005550006", "+15005550003"],
-                    "all_or_nothing": True,
-                },
-            ]
-        }
+    model_config = _example(
+        {
+            "client_id": EXAMPLE_CLIENT,
+            "from": "ACME",
+            "text": "We are open again.",
+            "messages": [
+                {"to": "+15005550006"},
+                {"to": "+15005550003", "text": "Welcome back.", "reference": "vip"},
+            ],
+        },
+        {
+            "client_id": EXAMPLE_CLIENT,
+            "from": "ACME",
+            "text": "We are open again.",
+            "to": ["+15005550006", "+15005550003"],
+            "all_or_nothing": True,
+        },
     )
 
     client_id: ClientId
-    messages: (
-        Annotated[
-            list[_RawItem],
-            Field(
-                max_length=BATCH_ITEMS_MAX,
-                description="1 to `limits.batch_messages_max` (1000) messages; this or `to`.",
-                json_schema_extra={"minItems": 1},
-            ),
-        ]
-        | None
-    ) = None
-    to: (
-        Annotated[
-            list[_RawRecipient],
-            Field(
-                max_length=BATCH_ITEMS_MAX,
-                description="1 to `limits.batch_messages_max` (1000) recipients of one text; "
-                "this or `messages`.",
-                json_schema_extra={"minItems": 1},
-            ),
-        ]
-        | None
-    ) = None
-    sender: Sender | None = None
+    messages: _RawItems | None = None
+    to: _RawRecipients | None = None
+    sender: Annotated[Sender | None, Field(alias="from")] = None
     text: Text | None = None
     express: Express = False
     validity_s: Validity | None = None
@@ -284,11 +279,7 @@ class BatchRequest(Body):
 class VerifyRequest(Body):
     """A code that somebody typed."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"client_id": CLIENT, "to": "+15005550006", "code": "493817"}]
-        }
-    )
+    model_config = _example({"client_id": EXAMPLE_CLIENT, "to": "+15005550006", "code": "493817"})
 
     client_id: ClientId
     to: Recipient
@@ -300,21 +291,17 @@ class VerifyRequest(Body):
 
 
 class CancelRequest(Body):
-    """Who cancels."""
+    """Whose message, or batch, is to be cancelled."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"client_id": CLIENT}]})
+    model_config = _example({"client_id": EXAMPLE_CLIENT})
 
     client_id: ClientId
 
 
 class ReceiptRequest(Body):
-    """What an operator reports about a message it took."""
+    """What an operator reports about a message that it took."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"provider_message_id": "4f1c09d2", "status": "DELIVRD"}],
-        }
-    )
+    model_config = _example({"provider_message_id": "4f1c09d2", "status": "DELIVRD"})
 
     provider_message_id: Annotated[
         str,
@@ -325,30 +312,22 @@ class ReceiptRequest(Body):
         str,
         StringConstraints(min_length=1, max_length=64, pattern=NO_NUL_PATTERN),
         Field(
-            description="The operator's word, in any case. DELIVERED, DELIVRD: delivered. UNDELIV, "
-            "UNDELIVERED, UNDELIVERABLE, REJECTED, REJECTD, DELETED, FAILED, FAILED_PERM: "
-            "`FAILED_PERM`. EXPIRED: `EXPIRED`. All else is an event."
+            description="In any case. Delivered: DELIVERED, DELIVRD. `FAILED_PERM`: UNDELIV, "
+            "UNDELIVERED, UNDELIVERABLE, REJECTED, REJECTD, DELETED, FAILED, FAILED_PERM. "
+            "`EXPIRED`: EXPIRED. All else is an event."
         ),
     ]
-    reason: (
-        Annotated[
-            str,
-            StringConstraints(max_length=255, pattern=NO_NUL_PATTERN),
-            Field(description="Why, in the operator's words."),
-        ]
-        | None
-    ) = None
-    timestamp: (
-        Annotated[
-            str,
-            StringConstraints(max_length=64, pattern=NO_NUL_PATTERN),
-            Field(description="When, as the operator writes it; kept, not interpreted."),
-        ]
-        | None
-    ) = None
+    reason: Annotated[
+        Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL_PATTERN)] | None,
+        Field(description="Why, in the operator's words."),
+    ] = None
+    timestamp: Annotated[
+        Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL_PATTERN)] | None,
+        Field(description="When, as the operator writes it."),
+    ] = None
 
 
-# What follows is asked on the admin socket only
+# Asked on the admin socket only
 
 
 class ClientCreate(Body):
@@ -358,8 +337,8 @@ class ClientCreate(Body):
         str, StringConstraints(min_length=1, max_length=200, pattern=NO_CONTROLS_PATTERN)
     ]
     id: Identifier | None = None
-    credit_cents: Annotated[int, Field(ge=0, le=CENTS_MAX)] = 0
-    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    credit_cents: Annotated[int, _null_is(0), Field(ge=0, le=CENTS_MAX)] = 0
+    weight: Annotated[int, _null_is(1), Field(ge=1, le=1000)] = 1
 
 
 class CreditAdjust(Body):
@@ -378,13 +357,7 @@ class CreditAdjust(Body):
 
 
 class PauseRequest(Body):
-    """What to pause or resume: one client, or one operator, or everything."""
+    """What to pause or to resume: one client, one operator, or with neither everything."""
 
     client_id: Identifier | None = None
     provider: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = None
-
-
-class BackupRequest(Body):
-    """Where a backup is to be written, as the server sees its file system."""
-
-    directory: Annotated[str, StringConstraints(max_length=4096, pattern=PATH_PATTERN)]

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from smsgw.errors import InternalError, SmsgwError, StoreError
 from smsgw.ids import NUMBER_MAX, NumberSource
 from smsgw.models import Flow, Lane, Message
 from smsgw.store import statements
+from smsgw.store.audit import Proof, audit
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
 from smsgw.store.rows import RowCache, load, write
 from smsgw.store.sqlite_thread import SqliteThread, migrate
@@ -367,6 +368,14 @@ class SqliteShard:
 
         reader = self._reader()
         return await reader.run(both)
+
+    async def audit(self, step: Callable[[str], None] = lambda _: None) -> Proof:
+        """Prove every sum, every hold and every chain of this shard, at one moment."""
+        auditor = await SqliteThread.open(self.path, read_only=True, cache_kib=8192)
+        try:
+            return await auditor.run(audit, auditor.raw, self.number, step)
+        finally:
+            await auditor.close()
 
     def _reader(self) -> SqliteThread:
         self._next_reader = (self._next_reader + 1) % len(self._readers)

@@ -14,6 +14,9 @@ SELECT * FROM client ORDER BY number;
 SELECT count(*), coalesce(sum(credits_cents), 0), coalesce(sum(held_cents), 0),
        coalesce(sum(charged_cents), 0), coalesce(sum(waiting), 0) FROM client;
 
+-- name: clients_paused
+SELECT count(*) FROM client WHERE paused = 1;
+
 -- name: get_message
 SELECT * FROM message WHERE number = ?;
 

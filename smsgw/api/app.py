@@ -1,0 +1,58 @@
+"""All routes, in one list: the public application, and the admin application around it."""
+
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp
+
+from smsgw.api.accounts import AccountRoutes
+from smsgw.api.admin import AdminRoutes
+from smsgw.api.docs import docs_routes
+from smsgw.api.edge import Edge
+from smsgw.api.messages import MessageRoutes
+from smsgw.api.status import ReceiptRoutes, SandboxRoutes, StatusRoutes
+from smsgw.archive import Archive
+from smsgw.gateway import Gateway
+
+
+def public_routes(gateway: Gateway) -> list[BaseRoute]:
+    """What is reachable over TCP; nothing here creates clients or money."""
+    archive = Archive(gateway.shards)
+    messages = MessageRoutes(gateway, archive)
+    accounts = AccountRoutes(gateway, archive)
+    status = StatusRoutes(gateway)
+    found: list[BaseRoute] = [
+        # The hot route stands first, as a plain ASGI application.
+        Route("/v1/messages", messages),
+        Route("/v1/messages/batch", messages.batch, methods=["POST"]),
+        Route("/v1/messages/preview", messages.preview, methods=["POST"]),
+        Route("/v1/messages/{id}", messages.get, methods=["GET"]),
+        Route("/v1/messages/{id}/cancel", messages.cancel, methods=["POST"]),
+        Route("/v1/batches/{batch_id}/cancel", messages.cancel_batch, methods=["POST"]),
+        Route("/v1/otp/verify", messages.verify, methods=["POST"]),
+        Route("/v1/me", accounts.me, methods=["GET"]),
+        Route("/v1/me/statement", accounts.statement, methods=["GET"]),
+        Route("/v1/reports", accounts.report, methods=["GET"]),
+        Route("/v1/providers/{name}/dlr", ReceiptRoutes(gateway).dlr, methods=["POST"]),
+        Route("/health", status.health, methods=["GET"]),
+        Route("/ready", status.ready, methods=["GET"]),
+        Route("/metrics", status.metrics, methods=["GET"]),
+        *docs_routes(dev=gateway.dev),
+    ]
+    if gateway.dev:
+        sandbox = SandboxRoutes(gateway)
+        found += [
+            Route("/v1/sandbox/messages", sandbox.list, methods=["GET"]),
+            Route("/v1/sandbox/messages", sandbox.clear, methods=["DELETE"]),
+        ]
+    return found
+
+
+def public_app(gateway: Gateway) -> ASGIApp:
+    """The application for the network."""
+    return Edge(Router(public_routes(gateway), redirect_slashes=False), gateway.metrics.http)
+
+
+def admin_app(gateway: Gateway) -> ASGIApp:
+    """The application for the Unix socket and the command line: everything."""
+    admin = AdminRoutes(gateway, Archive(gateway.shards))
+    routes = [*public_routes(gateway), *admin.routes()]
+    return Edge(Router(routes, redirect_slashes=False), gateway.metrics.http)

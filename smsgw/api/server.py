@@ -1,0 +1,133 @@
+"""One process from its start to its end: open, recover, listen, serve, drain, close."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from smsgw import __version__
+from smsgw.api.app import admin_app, public_app
+from smsgw.api.protocol import edge_protocol
+from smsgw.api.sockets import ADMIN_SOCKET, listen_tcp, listen_unix
+from smsgw.gateway import Gateway
+from smsgw.logs import get
+from smsgw.settings import Settings
+
+log = get(__name__)
+
+ANSWERS_S: Final = 3
+"""How long answers may take to leave once everything is drained."""
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: a clean stop exits with 0, and drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def _server(app: ASGIApp, settings: Settings, *, check_host: bool) -> _Server:
+    server = settings.server
+    return _Server(
+        uvicorn.Config(
+            app,
+            http=edge_protocol(server, check_host=check_host),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_keep_alive=max(1, int(server.idle_timeout_s)),
+            timeout_graceful_shutdown=ANSWERS_S,
+        )
+    )
+
+
+async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
+    """Run a gateway until SIGTERM or SIGINT, or until something that must run has failed.
+
+    Args:
+        settings: the effective settings.
+        data: the data directory.
+        dev: whether to offer the sandbox.
+
+    Raises:
+        CannotStart: saying what is in the way; nothing was changed.
+        ExceptionGroup: a loop that must run has failed; the next start recovers.
+    """
+    os.umask(0o077)
+    data = data.absolute()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listener = listen_tcp(settings.server.host, settings.server.port)
+    try:
+        gateway = await Gateway.open(settings, data, purpose="serve", dev=dev)
+    except BaseException:
+        listener.close()
+        raise
+    admin = listen_unix(data / ADMIN_SOCKET)
+    try:
+        await gateway.serve()
+        await _serve(gateway, listener, admin, stop)
+    finally:
+        (data / ADMIN_SOCKET).unlink(missing_ok=True)
+        await gateway.close()
+        listener.close()
+        admin.close()
+    log.info("serve.stopped", "everything is on disk; good bye")
+
+
+async def _serve(
+    gateway: Gateway, listener: socket.socket, admin: socket.socket, stop: asyncio.Event
+) -> None:
+    settings = gateway.settings
+    servers = [
+        (_server(public_app(gateway), settings, check_host=True), listener),
+        (_server(admin_app(gateway), settings, check_host=False), admin),
+    ]
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[where]), name="http") for server, where in servers
+    ]
+    _announce(gateway, listener)
+    watching = asyncio.create_task(gateway.watch(), name="watch")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({watching, stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            watching.result()
+        # Still answering, with 503, while what is in flight comes home.
+        await gateway.drain()
+    finally:
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in (watching, stopping):
+            task.cancel()
+        await asyncio.gather(watching, stopping, return_exceptions=True)
+
+
+def _announce(gateway: Gateway, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info(
+        "serve.started",
+        "the gateway serves",
+        version=__version__,
+        url=f"http://{shown}:{port}",
+        data=str(gateway.directory.path),
+        dev=gateway.dev,
+    )
+    with contextlib.suppress(OSError):
+        print(f"smsgw {__version__} serves on http://{shown}:{port}", flush=True)  # noqa: T201

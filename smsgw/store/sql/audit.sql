@@ -1,0 +1,106 @@
+-- What must be true of a shard between any two turns. Each statement finds what is not: rows of
+-- (client number, sentence). All of them run in one read transaction.
+
+-- name: chain
+-- Every entry's balance is the one before it plus its amount, and no sequence number is missing.
+SELECT client, 'entry ' || sequence || ' breaks the chain of balances' FROM (
+    SELECT client, sequence, kind, amount_cents, balance_cents,
+           lag(balance_cents) OVER one AS balance_before, lag(sequence) OVER one AS sequence_before
+    FROM entry WINDOW one AS (PARTITION BY client ORDER BY sequence))
+WHERE balance_cents <> coalesce(balance_before, 0) + amount_cents
+   OR (sequence_before IS NULL AND kind <> 5 AND sequence <> 1)
+   OR (sequence_before IS NOT NULL AND (sequence <> sequence_before + 1 OR kind = 5));
+
+-- name: sums
+-- The entries of every client add up to its account.
+SELECT c.number,
+       'credits ' || c.credits_cents || ' and held ' || c.held_cents || ' at entry ' || c.sequence
+       || ', but the ledger says ' || coalesce(e.credits, 0) || ' and ' || coalesce(e.held, 0)
+       || ' at entry ' || coalesce(e.sequence, 0)
+FROM client AS c LEFT JOIN (
+    SELECT client, sum(amount_cents) AS credits, sum(held_cents) AS held, max(sequence) AS sequence
+    FROM entry GROUP BY client) AS e ON e.client = c.number
+WHERE c.credits_cents <> coalesce(e.credits, 0) OR c.held_cents <> coalesce(e.held, 0)
+   OR c.sequence <> coalesce(e.sequence, 0);
+
+-- name: charges
+-- What was captured in all is what the captures say, as far back as the ledger goes.
+SELECT c.number, 'charged ' || c.charged_cents || ', but the captures add up to ' || e.charged
+FROM client AS c JOIN (
+    SELECT client, -sum(CASE kind WHEN 3 THEN held_cents ELSE 0 END) AS charged,
+           max(kind = 5) AS folded
+    FROM entry GROUP BY client) AS e ON e.client = c.number
+WHERE c.charged_cents < e.charged OR (NOT e.folded AND c.charged_cents <> e.charged);
+
+-- name: strangers
+-- Every entry belongs to a client.
+SELECT DISTINCT client, 'entries of a client that is not there' FROM entry
+WHERE client NOT IN (SELECT number FROM client);
+
+-- name: holds
+-- Every stored message's entries say what the message says: held, charged, and the rest released.
+SELECT m.client,
+       'message ' || lower(hex(m.id)) || ' (held ' || m.held_cents || ', charged '
+       || m.charged_cents || ' of ' || m.cost_cents || ') differs from its entries'
+FROM message AS m LEFT JOIN (
+    SELECT message, client, sum(held_cents) AS held, sum(kind = 2) AS holds,
+           sum(CASE kind WHEN 2 THEN held_cents ELSE 0 END) AS cost,
+           -sum(CASE kind WHEN 3 THEN held_cents ELSE 0 END) AS charged,
+           sum(kind = 3) AS captures, sum(kind = 4) AS releases
+    FROM entry WHERE message IS NOT NULL GROUP BY message) AS e ON e.message = m.number
+WHERE e.message IS NULL OR e.client <> m.client OR e.holds <> 1 OR e.cost <> m.cost_cents
+   OR e.held <> m.held_cents OR e.charged <> m.charged_cents OR e.captures > 1 OR e.releases > 1
+   OR (m.status >= 10 AND e.held <> 0);
+
+-- name: orphans
+-- No entry speaks of a message that never was: one that is gone was finished, and is held no more.
+SELECT e.client, 'entries of a message that is gone still hold ' || sum(e.held_cents)
+FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
+WHERE e.message IS NOT NULL AND m.number IS NULL
+  AND e.client NOT IN (SELECT client FROM entry WHERE kind = 5)
+GROUP BY e.message HAVING sum(e.held_cents) <> 0;
+
+-- name: accounts
+-- What messages hold, and how many wait, is what their clients' accounts say.
+SELECT c.number,
+       'held ' || c.held_cents || ' with ' || c.waiting || ' waiting, but the messages say '
+       || coalesce(m.held, 0) || ' with ' || coalesce(m.waiting, 0)
+FROM client AS c LEFT JOIN (
+    SELECT client, sum(held_cents) AS held, sum(status IN (0, 1, 5)) AS waiting
+    FROM message GROUP BY client) AS m ON m.client = c.number
+WHERE c.held_cents <> coalesce(m.held, 0) OR c.waiting <> coalesce(m.waiting, 0);
+
+-- name: queued
+-- Every queued message has its place, and every place its queued message.
+SELECT m.client, 'message ' || lower(hex(m.id)) || ' is QUEUED but in no queue' FROM message AS m
+WHERE m.status = 1 AND NOT EXISTS (
+    SELECT 1 FROM queue AS q
+    WHERE q.route = m.route AND q.lane = m.lane AND q.rank = m.rank AND q.message = m.number);
+
+-- name: places
+SELECT q.client, 'a place in a queue without its message' FROM queue AS q
+LEFT JOIN message AS m ON m.number = q.message
+WHERE m.number IS NULL OR m.status <> 1 OR m.client <> q.client OR m.parts <> q.parts
+   OR m.route <> q.route OR m.lane <> q.lane OR m.rank <> q.rank;
+
+-- name: timers
+-- What waits for a time will be looked at then.
+SELECT m.client, 'message ' || lower(hex(m.id)) || ' waits for a time that never comes'
+FROM message AS m
+WHERE m.status IN (0, 5) AND NOT EXISTS (
+    SELECT 1 FROM timer AS t
+    WHERE t.due_at_ms = m.due_at_ms AND t.message = m.number AND t.kind = 0);
+
+-- name: totals
+-- The daily totals count every stored message once, as it is.
+SELECT client, 'daily totals differ from the messages' FROM (
+    SELECT client, day, sender, status, messages, parts, cost_cents, held_cents, charged_cents
+    FROM total WHERE messages <> 0
+    EXCEPT
+    SELECT client, ((number >> 22) + 1735689600000) / 86400000, sender, status, count(*),
+           sum(parts), sum(cost_cents), sum(held_cents), sum(charged_cents)
+    FROM message WHERE number <= (SELECT value FROM meta WHERE key = 'counted_to')
+    GROUP BY 1, 2, 3, 4)
+WHERE (SELECT value FROM meta WHERE key = 'purged_to') < (SELECT coalesce(min(number), 0) FROM message)
+  AND NOT EXISTS (SELECT 1 FROM entry WHERE kind = 5)
+GROUP BY client;

@@ -1,0 +1,186 @@
+"""What many tests need: clients with credit, a gateway in this process, a served one to talk to."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+from smsgw.accounts import AddClient
+from smsgw.admission import Accepted, KeyUse, Replay
+from smsgw.clock import Clock
+from smsgw.entrance import Wish
+from smsgw.gateway import Gateway
+from smsgw.models import Account, Lane, Message
+from smsgw.settings import load, with_dev
+
+DEMO = "550e8400-e29b-41d4-a716-446655440000"
+DELIVERED = "+15005550006"
+
+
+async def open_gateway(
+    data: Path,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    clock: Clock | None = None,
+    *,
+    serve: bool = True,
+) -> Gateway:
+    """A gateway with the mock operator, on real files."""
+    settings = with_dev(load(None, {}, overrides or {}))
+    gateway = await Gateway.open(settings, data, purpose="test", dev=True, clock=clock)
+    if serve:
+        await gateway.serve()
+    return gateway
+
+
+async def add_client(gateway: Gateway, credit_cents: int = 1000, weight: int = 1) -> bytes:
+    """A new client's id."""
+    client_id = uuid.uuid4().bytes
+    request = AddClient(client_id, "test", weight, credit_cents)
+    await gateway.shards.of_client(client_id).ask(request)
+    return client_id
+
+
+async def send(
+    gateway: Gateway,
+    client_id: bytes,
+    to: str = DELIVERED,
+    text: str = "hello",
+    *,
+    lane: Lane = Lane.REGULAR,
+    key: KeyUse | None = None,
+    **more: Any,
+) -> Accepted | Replay:
+    """Accept a message."""
+    draft = gateway.entrance.draft(Wish(to, "ACME", text, lane, **more))
+    return await gateway.entrance.submit(client_id, draft, key)
+
+
+async def account_of(gateway: Gateway, client_id: bytes) -> Account:
+    """A client's account as it is on disk."""
+    rows = await gateway.shards.of_client(client_id).store.read("client_by_id", client_id)
+    return Account(*rows[0])
+
+
+async def message_of(gateway: Gateway, message: Message) -> Message:
+    """A message as it is on disk."""
+    rows = await gateway.shards.of_message(message.id).store.read("get_message", message.number)
+    return Message(*rows[0])
+
+
+async def final_of(gateway: Gateway, message: Message) -> Message:
+    """A message once it is final; a test's own time limit ends a wait in vain."""
+    shard = gateway.shards.of_message(message.id)
+    watch = shard.watch(message.number)
+    try:
+        now = await message_of(gateway, message)
+        if not now.is_final:
+            await watch
+        return await message_of(gateway, message)
+    finally:
+        shard.unwatch(message.number, watch)
+
+
+async def assert_clean(gateway: Gateway) -> None:
+    """The audit finds nothing."""
+    for shard in gateway.shards:
+        proof = await shard.store.audit()
+        assert not proof.findings, proof.findings
+
+
+class Served:
+    """``smsgw serve --dev`` in a process of its own."""
+
+    def __init__(self, data: Path, environ: dict[str, str]) -> None:
+        self.data = data
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "smsgw", "--data", str(data), "serve", "--dev", "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=(data.parent / "serve.log").open("ab"),
+            env={**_clean_environment(), **environ},
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "serves on" in line, (data.parent / "serve.log").read_text()[-4000:]
+        self.port = int(line.rsplit(":", 1)[1])
+        self._connection: http.client.HTTPConnection | None = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """One request: status and parsed body (text where it is no JSON, None where empty)."""
+        status, _, content = self.exchange(method, path, body, headers)
+        return status, content
+
+    def exchange(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        """The same, with the answer's headers in lower case."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        sent = {"content-type": "application/json"} if raw is not None else {}
+        try:
+            self._connection.request(method, path, raw, {**sent, **(headers or {})})
+            answer = self._connection.getresponse()
+            content = answer.read()
+        except (http.client.HTTPException, OSError):
+            self._connection.close()
+            self._connection = None
+            raise
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        if "json" in found.get("content-type", ""):
+            return answer.status, found, json.loads(content)
+        return answer.status, found, content.decode() if content else None
+
+    def message(self, identifier: str, wait_s: float = 0) -> dict[str, Any]:
+        """A message, once it is final or the time is over."""
+        status, found = self.request("GET", f"/v1/messages/{identifier}?wait_s={wait_s}")
+        assert status == 200, found
+        assert isinstance(found, dict)
+        return found
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command on the same data directory."""
+        return smsgw("--data", str(self.data), *arguments)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def smsgw(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "smsgw", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**_clean_environment(), **environ},
+    )
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("SMSGW_")}
