@@ -121,8 +121,21 @@ def routes(site: Callable[[], Site]) -> Router:
         return PlainTextResponse("plain")
 
     async def echo(request: Request) -> JSONResponse:
+        if request.query_params.get("held"):
+            site().reached.set()
+            await site().gate.wait()
         body = await read_body(request.scope, request.receive)
-        return JSONResponse({"bytes": len(body), "id": request.state.request_id})
+        return JSONResponse(
+            {
+                "bytes": len(body),
+                "id": request.state.request_id,
+                "trailer": request.headers.get("x-trailer"),
+                "version": request.scope["http_version"],
+            }
+        )
+
+    async def last(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("last", headers={"connection": "close"})
 
     async def unread(request: Request) -> PlainTextResponse:
         return PlainTextResponse("not interested")
@@ -172,6 +185,7 @@ def routes(site: Callable[[], Site]) -> Router:
             Route("/plain", plain),
             Route("/echo", echo, methods=["POST"]),
             Route("/v1/messages/batch", echo, methods=["POST"]),
+            Route("/last", last),
             Route("/items/{item}", plain),
             Route("/unread", unread, methods=["POST"]),
             Route("/held", held, methods=["GET", "POST"]),
@@ -318,6 +332,63 @@ async def test_a_body_in_time_is_a_body_however_long_the_route_then_takes() -> N
         assert (await read_answer(reader)).body == b"held"
 
 
+async def test_a_slow_request_is_served_if_it_is_in_time() -> None:
+    async with serving(idle_timeout_s=0.1) as site:
+        reader, writer = await site.connect()
+        request = post(b"/echo", b"abc")
+        for piece in (request[:20], request[20:-2], request[-2:]):
+            writer.write(piece)
+            await site.until_closed(GET)  # an idle connection is cut meanwhile
+        assert json.loads((await read_answer(reader)).body)["bytes"] == 3
+
+
+async def test_a_client_is_not_blamed_while_it_is_we_who_do_not_read() -> None:
+    async with serving(body_timeout_s=0.1, idle_timeout_s=0.2) as site:
+        reader, writer = await site.connect()
+        request = post(b"/v1/messages/batch?held=1", b"x" * 8_000_000)
+        writer.write(request)
+        await site.reached.wait()
+        await site.until_closed(GET)
+        [connection] = site.server.server_state.connections
+        assert isinstance(connection, EdgeProtocol)
+        assert len(connection.cycle.body) < 1_000_000
+        site.gate.set()
+        assert json.loads((await read_answer(reader)).body)["bytes"] == 8_000_000
+
+
+async def test_the_idle_time_begins_when_a_body_that_nobody_reads_has_come() -> None:
+    async with serving(idle_timeout_s=0.05) as site:
+        reader, writer = await site.connect()
+        request = post(b"/unread", b"x" * 10_000)
+        writer.write(request[:-1])
+        await read_answer(reader)
+        writer.write(request[-1:])
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+
+
+async def test_a_waiting_request_is_not_idle() -> None:
+    async with serving(idle_timeout_s=0.1) as site:
+        reader, writer = await site.connect()
+        writer.write(GET + GET.replace(b"/plain", b"/held"))
+        assert (await read_answer(reader)).body == b"plain"
+        await site.reached.wait()
+        await site.until_closed(GET)
+        site.gate.set()
+        assert (await read_answer(reader)).body == b"held"
+
+
+async def test_half_a_head_behind_a_request_has_its_time_too() -> None:
+    async with serving(header_timeout_s=0.1) as site:
+        reader, writer = await site.connect()
+        writer.write(GET.replace(b"/plain", b"/held") + GET[:-2])
+        await site.reached.wait()
+        site.gate.set()
+        async with asyncio.timeout(10):
+            first, second = answers(await reader.read())
+        assert (first.body, second.code) == (b"held", "request_timeout")
+
+
 async def test_an_idle_connection_is_closed_without_a_word() -> None:
     async with serving(idle_timeout_s=0.05) as site:
         [answer] = await site.until_closed(GET)
@@ -357,6 +428,18 @@ async def test_a_client_that_does_not_read_its_answer_is_cut(path: bytes) -> Non
         assert read_bytes < LARGE_BYTES
 
 
+async def test_a_client_that_reads_late_but_reads_is_not_cut_later() -> None:
+    async with serving(idle_timeout_s=0.2) as site:
+        reader, writer = await site.connect()
+        writer.write(GET.replace(b"/plain", b"/stream"))
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(GET.replace(b"/plain", b"/held"))
+        await site.until_closed(GET)
+        site.gate.set()
+        assert (await read_answer(reader)).body == b"held"
+
+
 # Size
 
 
@@ -369,6 +452,9 @@ async def test_a_client_that_does_not_read_its_answer_is_cut(path: bytes) -> Non
         pytest.param(
             b"GET /plain HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2000 + b"\r\n\r\n",
             id="whole, but large",
+        ),
+        pytest.param(
+            GET[:-2] + b"X: " + b"x" * 20 + b"\r\nY: x\r\n" * 200 + b"\r\n", id="whole, but many"
         ),
         pytest.param(GET + GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n", id="the second of two"),
     ],
@@ -395,10 +481,9 @@ async def test_trailers_without_end_are_refused() -> None:
 
 async def test_trailers_are_no_headers() -> None:
     async with serving() as site:
-        trailers = b"0\r\nX-Request-ID: from-a-trailer\r\n\r\n"
-        answer = await site.ask(chunked(b"/echo", b"abc") + trailers)
-        assert answer.headers["x-request-id"] != "from-a-trailer"
-        assert json.loads(answer.body)["bytes"] == 3
+        answer = await site.ask(chunked(b"/echo", b"abc") + b"0\r\nX-Trailer: x\r\n\r\n")
+        document = json.loads(answer.body)
+        assert (document["bytes"], document["trailer"]) == (3, None)
 
 
 async def test_headers_up_to_the_limit_are_taken() -> None:
@@ -696,6 +781,33 @@ async def test_a_request_that_comes_byte_by_byte_is_a_request() -> None:
         assert json.loads((await read_answer(reader)).body)["bytes"] == 3
 
 
+async def test_requests_go_on_after_some_sent_together() -> None:
+    async with serving() as site:
+        reader, writer = await site.connect()
+        writer.write(GET.replace(b"/plain", b"/held") + GET)
+        await site.reached.wait()
+        site.gate.set()
+        assert (await read_answer(reader)).body == b"held"
+        assert (await read_answer(reader)).body == b"plain"
+        writer.write(GET)
+        assert (await read_answer(reader)).body == b"plain"
+
+
+async def test_nothing_is_begun_after_the_last_answer() -> None:
+    async with serving() as site:
+        [answer] = await site.until_closed(GET.replace(b"/plain", b"/last") + GET)
+        assert answer.body == b"last"
+        assert site.seen == []
+
+
+async def test_http_1_0_is_one_request_a_connection() -> None:
+    async with serving() as site:
+        request = post(b"/echo", b"abc", b"Connection: keep-alive\r\n")
+        [answer] = await site.until_closed(request.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert json.loads(answer.body)["version"] == "1.0"
+        assert answer.headers["connection"] == "close"
+
+
 async def test_a_target_may_be_escaped_or_whole() -> None:
     async with serving() as site:
         for target in (b"/%70lain", b"/plain?x=%20", b"http://localhost/plain", b"/plain#x"):
@@ -732,6 +844,17 @@ async def test_a_body_that_nobody_reads_is_passed_over() -> None:
         assert (await read_answer(reader)).body == b"not interested"
         writer.write(request[-5000:] + GET)
         assert (await read_answer(reader)).body == b"plain"
+
+
+async def test_a_body_that_nobody_reads_may_not_be_too_large() -> None:
+    async with serving() as site:
+        reader, writer = await site.connect()
+        writer.write(chunked(b"/unread", b"x"))
+        assert (await read_answer(reader)).body == b"not interested"
+        writer.write(b"400000\r\n" + b"x" * 0x400000)
+        await writer.drain()
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
 
 
 async def test_a_body_that_nobody_reads_must_come_all_the_same() -> None:
@@ -782,9 +905,12 @@ async def test_the_words_of_an_error_of_ours_stay_in_the_log() -> None:
 async def test_a_route_that_says_nothing_is_answered_for() -> None:
     async with serving() as site:
         assert (await site.ask(GET.replace(b"/plain", b"/mute"))).code == "internal_error"
+        assert site.observed == [("/mute", "GET", 500)]
 
 
-async def test_an_answer_that_breaks_off_ends_the_connection() -> None:
+async def test_an_answer_that_breaks_off_ends_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with serving() as site:
         async with asyncio.timeout(10):
             reader, writer = await site.connect()
@@ -792,6 +918,7 @@ async def test_an_answer_that_breaks_off_ends_the_connection() -> None:
             await reader.readuntil(b"12345")
             writer.write(b"x")
             assert await reader.read() == b""
+        assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
 
 
 async def test_a_body_that_stops_under_half_an_answer_ends_the_connection() -> None:

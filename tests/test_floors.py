@@ -13,7 +13,7 @@ FLOORS = (
     {"fairness"},
     {"store", "providers"},
     {"admission"},
-    {"entrance", "codes", "archive"},
+    {"entrance", "codes", "archive", "accounts"},
     {"worker"},
     {"otp", "receipts", "webhooks", "sweeper", "recovery"},
     {"gateway"},

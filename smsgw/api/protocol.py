@@ -144,7 +144,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.write_deadline_s = inf
         self._receiving = _NOTHING
         self._body_left_bytes = 0
-        # Bytes since a head ended, a body grew or a request was complete.
+        # Bytes since a body grew or a request was complete: heads, trailers, the frames of chunks.
         self._fruitless_bytes = 0
         self._deaf = False
         self._farewell: bytes | None = None
@@ -205,7 +205,6 @@ class EdgeProtocol(HttpToolsProtocol):
     def _await_rest(self) -> None:
         """The block of data is read, but a request is still open: see how long it may be."""
         if self._fruitless_bytes > self._rules.settings.header_bytes_max:
-            # Headers that have not ended, or trailers and chunk extensions that bring no body.
             self._refuse(self._headers_too_large())
         elif self.deadline_s == _DUE_SOON:
             self.deadline_s = self.loop.time() + self._rules.limits_s[self._receiving]
@@ -246,7 +245,6 @@ class EdgeProtocol(HttpToolsProtocol):
             self._judge_body(fields)
         self._begin(_request_id(fields.get(b"x-request-id")))
         self._receiving = _BODY
-        self._fruitless_bytes = 0
         self.deadline_s = _DUE_SOON
 
     def _begin(self, request_id: bytes) -> None:
