@@ -7,7 +7,7 @@ of the client's shard: message, hold, queue place and idempotency record are one
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -95,8 +95,16 @@ def key_use(key: str, route: str, *meaning: Any) -> KeyUse:
     return KeyUse(digest, blake2b(content, digest_size=_DIGEST_BYTES).digest())
 
 
-def replayed(turn: Turn, account: Account, key: KeyUse | None) -> KeyRecord | None:
-    """What a key did before; None for a new one.
+def replayed(
+    turn: Turn, account: Account, key: KeyUse | None, kept_ms: int | None = None
+) -> KeyRecord | None:
+    """What a key did before; None for a new one, and for one that was kept long enough.
+
+    Args:
+        turn: the turn.
+        account: whose key it is.
+        key: the key, if there is one.
+        kept_ms: for how long keys are remembered; None for ever.
 
     Raises:
         IdempotencyMismatch: it did so for another request.
@@ -104,7 +112,12 @@ def replayed(turn: Turn, account: Account, key: KeyUse | None) -> KeyRecord | No
     if key is None:
         return None
     record = turn.keys.get((account.number, key.digest))
-    if record is not None and record.fingerprint != key.fingerprint:
+    if record is None:
+        return None
+    # The sweeper drops old keys sooner or later; what is promised ends at its time.
+    if kept_ms is not None and record.created_at_ms + kept_ms <= turn.now_ms:
+        return None
+    if record.fingerprint != key.fingerprint:
         raise IdempotencyMismatch
     return record
 
@@ -267,7 +280,7 @@ class Admit(Request):
     def decide(self, turn: Turn) -> None:
         """Answer ``Accepted``, or the ``Replay`` of an earlier answer."""
         account = known(turn, self.client_id)
-        record = replayed(turn, account, self.key)
+        record = replayed(turn, account, self.key, self.rules.idempotency_ms)
         if record is not None:
             if record.answer == ANSWER_RUNNING:
                 raise IdempotencyInProgress
@@ -351,7 +364,7 @@ class AdmitBatch(Request):
         """Answer the ``BatchProgress``, or the ``Replay`` of an earlier answer."""
         account = known(turn, self.client_id)
         if self.first:
-            record = replayed(turn, account, self.key)
+            record = replayed(turn, account, self.key, self.rules.idempotency_ms)
             if record is not None:
                 self.answer = Replay(record)
                 return
@@ -384,17 +397,17 @@ class AdmitBatch(Request):
         Raises:
             SmsgwError: the item's refusal, with its ``index``.
         """
-        left = account.credits_cents
+        trial = replace(account)
         for index, item in enumerate(self.items):
             try:
                 if isinstance(item, SmsgwError):
                     raise item
                 if item.send_at_ms is not None:
                     check_send_at(item.send_at_ms, turn.now_ms)
-                _check_backlog(account, self.rules, self.backlog + index)
-                if item.cost_cents > left:
-                    ledger.afford(_with_credits(account, left), item.cost_cents)
-                left -= item.cost_cents
+                _check_backlog(trial, self.rules, self.backlog + index)
+                ledger.afford(trial, item.cost_cents)
+                trial.credits_cents -= item.cost_cents
+                trial.waiting += 1
             except SmsgwError as error:
                 error.members["index"] = index
                 raise
@@ -427,9 +440,3 @@ class AdmitBatch(Request):
                     turn.now_ms,
                 )
             )
-
-
-def _with_credits(account: Account, credits_cents: int) -> Account:
-    copy = Account(*(getattr(account, name) for name in Account.__slots__))
-    copy.credits_cents = credits_cents
-    return copy

@@ -292,12 +292,12 @@ def _read_cursor(cursor: str | None, statement: str) -> int:
         return NUMBER_MAX
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
-        kind, _, before = text.partition(".")
-        if before.isascii() and before.isdigit() and kind.isascii() and kind.isdigit():
-            number = int(before[:20])
-            if _CURSOR_KINDS[int(kind[:2])] == statement and number <= NUMBER_MAX:
-                return number
-    except (ValueError, IndexError):
+        before = text.partition(".")[2]
+        number = int(before[:20]) if before.isascii() and before.isdigit() else -1
+        # Written again it must be the same: so there is one spelling of each, and of this list.
+        if 0 <= number <= NUMBER_MAX and _write_cursor(number, statement) == cursor:
+            return number
+    except ValueError:
         pass
     message = "is not a cursor of this list"
     raise InvalidRequest(f"cursor {message}.", fields=[{"field": "cursor", "message": message}])

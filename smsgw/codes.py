@@ -87,7 +87,7 @@ class Open(Request):
     def decide(self, turn: Turn) -> None:
         """Answer the message, or the ``Replay`` of an earlier answer."""
         account = known(turn, self.client_id)
-        record = replayed(turn, account, self.key)
+        record = replayed(turn, account, self.key, self.rules.idempotency_ms)
         if record is not None:
             if record.answer == ANSWER_RUNNING:
                 raise IdempotencyInProgress(retry_after_s=1)

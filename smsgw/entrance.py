@@ -217,7 +217,7 @@ class Entrance:
 
     def _express_parts_max(self, route: int) -> float:
         """How many express parts fit into the guarantee, with a tenth of it as margin."""
-        if self._allotter.paused:
+        if self._allotter.paused or self._allotter.stopped:
             return 0.0
         now_s = self._clock.monotonic_s()
         rate_per_s = sum(
@@ -272,10 +272,16 @@ class Entrance:
         """
         if replay.record.answer != ANSWER_RUNNING:
             return None
-        if replay.record.subject in self._batches_running:
+        number = replay.record.subject
+        if number in self._batches_running:
             raise IdempotencyInProgress(retry_after_s=1)
         shard = self.open_for(client_id)
-        rows = await shard.store.read("get_batch", replay.record.subject)
+        self._batches_running.add(number)
+        try:
+            rows = await shard.store.read("get_batch", number)
+        except BaseException:
+            self._batches_running.discard(number)
+            raise
         progress = BatchProgress(Batch(*rows[0]), {})
         return await self._go_on(shard, client_id, items, key, progress)
 
@@ -289,7 +295,12 @@ class Entrance:
     ) -> BatchProgress:
         """Work through the rest of a batch, in a task that a caller who hangs up does not end."""
         results = dict(progress.results)
-        if progress.batch.done < progress.batch.size:
+        number = progress.batch.number
+        if progress.batch.done == progress.batch.size:
+            self._batches_running.discard(number)
+        else:
+            # Before the task begins: a request with the same key may have been in the same turn.
+            self._batches_running.add(number)
             rest = asyncio.ensure_future(self._rest(shard, client_id, items, key, progress))
             progress, more = await asyncio.shield(rest)
             results |= more
@@ -306,7 +317,6 @@ class Entrance:
     ) -> tuple[BatchProgress, dict[int, Accepted | Rejected]]:
         batch = progress.batch
         results: dict[int, Accepted | Rejected] = {}
-        self._batches_running.add(batch.number)
         try:
             while batch.done < batch.size:
                 request = AdmitBatch(

@@ -1,38 +1,40 @@
 """Fairness is the sort key: start-time fair queueing over (route, lane), and who may claim when.
 
 A message gets the rank ``max(V, the client's next rank)``, and the client's next rank moves on by
-``parts × QUANTUM / weight``; V, which never falls, is the rank last claimed. Claiming takes the
-lowest ranks. So a campaign of a million is ranked far into the future by its own weight, and a
-newcomer's message is ranked now: one indexed integer, no scan over clients.
+``parts × QUANTUM / weight``; V, which never falls, is the rank last claimed, or the lowest that
+still waits where some shard has run ahead. Claiming takes the lowest ranks. So a campaign of a
+million is ranked far into the future by its own weight, and a newcomer's message is ranked now: one
+indexed integer, no scan over clients. A client with nothing waiting starts again behind what it was
+served last, not at V: or one that always sends its next message at once would always be first.
 
 The ``Allotter`` owns V for the whole process, the operators' free places and their tokens, and
 hands each shard's turn the grants it may claim for, following the lowest rank over all shards.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import ceil
+from types import MappingProxyType
 from typing import Final
 
 from smsgw import lifecycle
-from smsgw.models import Account, Lane, Message, Status
-from smsgw.turn import OUTCOME, Item, Request, QueueKey, QueuePlace, Turn, Wants
+from smsgw.models import QUANTUM, Account, Lane, Message, Status
+from smsgw.turn import OUTCOME, Item, QueueKey, QueuePlace, Request, Turn, Wants
 
-QUANTUM: Final = 1 << 20
 RANK_MAX: Final = (1 << 63) - 1
 CLAIMS_MAX: Final = 256
+HEADS_MORE: Final = 8
 SHELVED_MAX: Final = 200
-SLACK: Final = 4 * QUANTUM
+AHEAD_MIN: Final = 4
 
 
 def admit(turn: Turn, message: Message, account: Account) -> None:
     """Rank a newly accepted message and queue it."""
     flow = turn.flow(account.number, message.route, message.lane)
     now = turn.virtual.get((message.route, message.lane), 0)
-    # A client with nothing waiting starts again from V.
-    rank = max(now, flow.next_rank) if flow.waiting else now
-    flow.next_rank = rank + message.parts * QUANTUM // account.weight
     message.status = int(Status.QUEUED)
-    message.rank = rank
+    message.rank = flow.join(now, message.parts * QUANTUM // account.weight)
     turn.enqueue(message)
 
 
@@ -76,8 +78,7 @@ class Claim(Item):
             key = (grant.route, grant.lane)
             if self.waiting.get(key):
                 # A few more than granted: some may have been cancelled or paused meanwhile.
-                limit = min(grant.parts, CLAIMS_MAX) + 8
-                wants.heads[key] = max(limit, wants.heads.get(key, 0))
+                wants.heads[key] = wants.heads.get(key, HEADS_MORE) + grant.parts
 
     def decide(self, turn: Turn) -> None:
         """Claim, in order of rank, what is on disk and what this turn has queued."""
@@ -97,7 +98,7 @@ class Claim(Item):
             message = turn.messages[number]
             if account.paused:
                 if shelved < SHELVED_MAX:
-                    _move(turn, message, shelf(message.route))
+                    _shelve(turn, message)
                     shelved += 1
                 continue
             if message.expires_at_ms <= turn.now_ms:
@@ -107,10 +108,13 @@ class Claim(Item):
             if grant is None:
                 return places[index][0]
             turn.dequeue(message)
+            flow = turn.flow(client, *key)
+            flow.served_rank = max(flow.served_rank, rank + parts * QUANTUM // account.weight)
             lifecycle.claim(turn, message, grant.provider)
             grant.used += parts
-        more = self.waiting.get(key, 0) > len(turn.heads.get(key, ()))
-        return places[-1][0] if places and more else None
+        stored = turn.heads.get(key)
+        more = stored and self.waiting.get(key, 0) > len(stored)
+        return stored[-1][0] if stored and more else None
 
     @staticmethod
     def _places(turn: Turn, key: QueueKey) -> list[QueuePlace]:
@@ -146,15 +150,23 @@ class Unshelve(Request):
             return
         for (number,) in rows:
             message = turn.messages[number]
-            _move(turn, message, shelf(message.route))
+            rejoin(turn, message, shelf(message.route))
         self.answer = len(rows)
 
 
-def _move(turn: Turn, message: Message, route: int) -> None:
-    """Move a queued message to another route's queue at its old rank."""
+def rejoin(turn: Turn, message: Message, route: int) -> None:
+    """Move a queued message to another queue, ranked anew: ranks do not compare across queues."""
     turn.dequeue(message)
     turn.touch(message)
     message.route = route
+    message.rank = lifecycle.rank_again(turn, message)
+    turn.enqueue(message)
+
+
+def _shelve(turn: Turn, message: Message) -> None:
+    turn.dequeue(message)
+    turn.touch(message)
+    message.route = shelf(message.route)
     turn.enqueue(message)
 
 
@@ -205,10 +217,11 @@ class Link:
         """How many parts the queue may claim for it now."""
         if not self.usable or self.paused or now_s < self.resume_at_s:
             return 0
-        queue_window = max(1, self.window - int(self.window * self.otp_share))
-        places = queue_window - self.in_flight
+        # A share of a small window is a place of its own, never none.
+        kept = ceil(self.window * self.otp_share - _ROUNDING)
+        places = max(1, self.window - kept) - self.in_flight
         if self.bucket.rate_per_s:
-            places = min(places, int(self.bucket.refill(now_s)))
+            places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
         return max(0, places)
 
     def wait_s(self, now_s: float) -> float | None:
@@ -247,8 +260,11 @@ class Link:
 
 @dataclass(slots=True)
 class _ShardView:
+    """What the allotter knows of one shard; a head is at most the lowest rank that waits there."""
+
     waiting: dict[QueueKey, int] = field(default_factory=dict)
-    heads: dict[QueueKey, int | None] = field(default_factory=dict)
+    heads: dict[QueueKey, int] = field(default_factory=dict)
+    works: bool = True
 
 
 class Allotter:
@@ -260,23 +276,69 @@ class Allotter:
         self.virtual: dict[QueueKey, int] = {}
         self.paused = False
         self.stopped = False
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a turn has ended that held places: others may find some now."""
         self._regular_share = regular_share
-        self._regular_debt: dict[int, float] = {}
+        self._regular_owed: dict[int, float] = {}
         self._shards: dict[int, _ShardView] = {}
+        self._waits: Counter[QueueKey] = Counter()
+        self._claimed: dict[QueueKey, int] = {}
+        self._used: dict[int, int] = {}
 
     def report(
-        self, shard: int, waiting: dict[QueueKey, int], heads: dict[QueueKey, int | None]
+        self,
+        shard: int,
+        waiting: Mapping[QueueKey, int],
+        heads: Mapping[QueueKey, int | None],
+        queued: Mapping[QueueKey, int] = MappingProxyType({}),
     ) -> None:
-        """Learn what a shard has waiting, and the lowest rank of each of its queues."""
-        view = self._shards.setdefault(shard, _ShardView())
-        view.waiting = waiting
-        view.heads.update(heads)
-        for key in [key for key in view.heads if not waiting.get(key)]:
-            del view.heads[key]
+        """Learn what a shard has waiting after a turn.
 
-    def start_at(self, key: QueueKey, rank: int) -> None:
-        """Set V of a queue at start; it never falls."""
-        self.virtual[key] = max(rank, self.virtual.get(key, 0))
+        Args:
+            shard: the shard.
+            waiting: how many messages, by queue.
+            heads: the lowest rank of each queue that the turn looked at.
+            queued: the lowest rank that the turn put into each queue.
+        """
+        view = self._shards.setdefault(shard, _ShardView())
+        view.works = True
+        view.waiting = {key: count for key, count in waiting.items() if count}
+        for key, rank in queued.items():
+            view.heads[key] = min(rank, view.heads.get(key, rank))
+        view.heads.update((key, head) for key, head in heads.items() if head is not None)
+        for key in [key for key in view.heads if key not in view.waiting]:
+            del view.heads[key]
+        self._look()
+
+    def withdraw(self, shard: int) -> None:
+        """Count a shard out that cannot write: nobody waits for what it could claim."""
+        self._shards[shard].works = False
+        self._look()
+
+    def _look(self) -> None:
+        """Count what waits where it can be claimed, and move V on."""
+        self._waits = Counter()
+        lowest: dict[QueueKey, int] = {}
+        for view in self._shards.values():
+            if view.works:
+                for key, count in view.waiting.items():
+                    self._waits[key] += count
+                    head = view.heads.get(key, 0)
+                    lowest[key] = min(head, lowest.get(key, head))
+        if len(self.routes) > 1:
+            # A route that begins to wait is as far as the one that was served least.
+            used = {route: n for route, n in self._used.items() if self._waits_on(route)}
+            least = min(used.values(), default=0)
+            self._used = {route: used.get(route, least) for route, _ in self._waits}
+        virtual = self.virtual
+        for key, rank in self._claimed.items():
+            virtual[key] = max(virtual.get(key, 0), min(rank, lowest.get(key, rank)))
+
+    def start(self, shard: int, heads: Mapping[QueueKey, int]) -> None:
+        """Learn at start which ranks a shard has; V is the lowest of all."""
+        self.report(shard, self._shards[shard].waiting, heads)
+        for key, rank in heads.items():
+            self.virtual[key] = min(rank, self.virtual.get(key, rank))
 
     def waiting(self, lane: int | None = None) -> int:
         """How many messages wait, over all shards."""
@@ -299,61 +361,90 @@ class Allotter:
             return []
         view = self._shards.setdefault(shard, _ShardView())
         found: list[Grant] = []
-        for route, names in self.routes.items():
-            stored = {int(lane): view.waiting.get((route, lane), 0) for lane in _LANES}
-            if not fresh and not any(stored.values()):
-                continue
-            free = {name: self.links[name].free(now_s) for name in names}
-            places = sum(free.values())
-            if places:
-                found += self._share_out(shard, route, stored, fresh, free, places)
+        for route in self.routes:
+            stored = {lane: view.waiting.get((route, lane), 0) for lane in _LANES}
+            if fresh or any(stored.values()):
+                free, rivals = self._free(route, now_s)
+                if any(free.values()):
+                    found += self._share_out(shard, route, stored, fresh, free, rivals)
         return found
+
+    def _free(self, route: int, now_s: float) -> tuple[dict[str, int], int]:
+        """The free places of a route's operators, and how many messages of others want them too.
+
+        An operator that several routes share is divided evenly over those that wait; what is left
+        over goes to those that have used least.
+        """
+        free = {name: self.links[name].free(now_s) for name in self.routes[route]}
+        rivals = 0
+        if len(self.routes) > 1:
+            for name in free:
+                sharing = [other for other in self._used if name in self.routes.get(other, ())]
+                rivals += sum(self._waits_on(other) for other in sharing if other != route)
+                if route in sharing:
+                    sharing.sort(key=lambda other: (self._used[other], other))
+                    share, rest = divmod(free[name], len(sharing))
+                    free[name] = share + (sharing.index(route) < rest)
+        return free, rivals
+
+    def _waits_on(self, route: int) -> int:
+        return sum(self._waits[route, lane] for lane in _LANES)
 
     def _share_out(
         self,
         shard: int,
         route: int,
-        stored: dict[int, int],
+        stored: dict[Lane, int],
         fresh: int,
         free: dict[str, int],
-        places: int,
+        rivals: int,
     ) -> list[Grant]:
         """Divide a route's free places over its lanes: express first, but never all."""
-        places = min(places, CLAIMS_MAX)
-        wanted = {lane: min(places, stored[lane] + fresh) for lane in _LANES}
-        express = wanted[Lane.EXPRESS]
-        if self._anyone_waits(route, Lane.REGULAR):
-            debt = self._regular_debt.get(route, 0.0)
-            if express + wanted[Lane.REGULAR] > places:
-                kept = min(places, int(places * self._regular_share + debt))
-                self._regular_debt[route] = min(1.0, places * self._regular_share + debt - kept)
-                express = min(express, places - kept)
-        regular = min(wanted[Lane.REGULAR], places - express)
+        places = min(sum(free.values()), CLAIMS_MAX)
+        express = self._waits[route, Lane.EXPRESS]
+        regular = self._waits[route, Lane.REGULAR]
+        for_express = places - self._kept(route, places, regular)
+        lanes = {
+            Lane.EXPRESS: for_express,
+            Lane.REGULAR: places - min(express, for_express),
+        }
+        # What arrives in this very turn is ranked behind what waits anywhere.
+        spare = max(0, places - rivals - express - regular)
         found = []
-        for lane, parts in ((Lane.EXPRESS, express), (Lane.REGULAR, regular)):
-            scarce = places <= self._waiting_on(route, lane) + fresh
-            rank_max = self._rank_max(shard, (route, int(lane))) if scarce else RANK_MAX
+        for lane, most in lanes.items():
+            parts, rank_max = self._may_claim(shard, (route, int(lane)), stored[lane], most)
+            if not stored[lane] or parts:
+                parts += min(fresh, spare)
             found += self._reserve(route, lane, parts, rank_max, free)
         return found
 
-    def _anyone_waits(self, route: int, lane: Lane) -> bool:
-        return any(view.waiting.get((route, lane)) for view in self._shards.values())
+    def _kept(self, route: int, places: int, regular: int) -> int:
+        """How many of some places are kept for the regular lane."""
+        if not regular:
+            self._regular_owed.pop(route, None)
+            return 0
+        owed = self._regular_owed.get(route, 0.0)
+        return min(places, int(places * self._regular_share + owed + _ROUNDING))
 
-    def _waiting_on(self, route: int, lane: Lane) -> int:
-        return sum(view.waiting.get((route, lane), 0) for view in self._shards.values())
+    def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
+        """How many parts of what it has stored a shard may claim, and up to which rank.
 
-    def _rank_max(self, shard: int, key: QueueKey) -> int:
-        """Up to which rank a shard may claim: a little beyond the lowest head of the others."""
+        Where places are scarce, the last ones are for the shards with the lowest heads, and none
+        runs far ahead of them: so ranks compare across shards, whoever happens to look first.
+        """
         others = [
-            head
+            view.heads.get(key, 0)
             for number, view in self._shards.items()
-            if number != shard
-            and view.waiting.get(key)
-            and (head := view.heads.get(key)) is not None
+            if number != shard and view.works and view.waiting.get(key)
         ]
-        if not others:
-            return RANK_MAX
-        return max(min(others), self.virtual.get(key, 0)) + SLACK
+        if not stored or not others or places >= self._waits[key]:
+            return min(stored, places), RANK_MAX
+        own = self._shards[shard].heads.get(key, 0)
+        rank_max = min(others) + max(AHEAD_MIN, places) * QUANTUM
+        if own > rank_max:
+            return 0, rank_max
+        lower = sum(head < own for head in others)
+        return max(0, min(stored, places - lower)), rank_max
 
     def _reserve(
         self, route: int, lane: Lane, parts: int, rank_max: int, free: dict[str, int]
@@ -380,7 +471,7 @@ class Allotter:
         )
 
     def settle_grants(self, claim: Claim | None, *, committed: bool) -> None:
-        """Hand back what a turn did not use, and follow the ranks it claimed."""
+        """Hand back what a turn did not use."""
         if claim is None:
             return
         for grant in claim.grants:
@@ -390,14 +481,27 @@ class Allotter:
                 link.take(used - grant.parts)
             else:
                 link.give_back(grant.parts - used, tokens=True)
+            if used:
+                self._count(grant.route, grant.lane, used)
+        self.changed()
+
+    def _count(self, route: int, lane: int, used: int) -> None:
+        """Remember who was served, for what is owed to the others."""
+        self._used[route] = self._used.get(route, 0) + used
+        owed = self._regular_owed.get(route, 0.0)
+        if lane == Lane.REGULAR:
+            self._regular_owed[route] = max(0.0, owed - used)
+        elif self._waits[route, Lane.REGULAR]:
+            share = self._regular_share
+            self._regular_owed[route] = min(owed + used * share / (1 - share), CLAIMS_MAX)
 
     def served(self, messages: Iterable[Message]) -> None:
-        """Move V on to the ranks that were claimed."""
-        virtual = self.virtual
+        """Learn which ranks were claimed; V follows with the next report."""
+        claimed = self._claimed
         for message in messages:
             key = (message.route, message.lane)
-            if message.rank > virtual.get(key, 0):
-                virtual[key] = message.rank
+            if message.rank > claimed.get(key, -1):
+                claimed[key] = message.rank
 
     def behind(self, now_s: float) -> list[int]:
         """The shards that could claim now, lowest head first."""
@@ -410,12 +514,8 @@ class Allotter:
         }
         ready: list[tuple[int, int]] = []
         for shard, view in self._shards.items():
-            ranks = [
-                view.heads.get(key) or 0
-                for key, count in view.waiting.items()
-                if count and key[0] in open_routes
-            ]
-            if ranks:
+            ranks = [view.heads.get(key, 0) for key in view.waiting if key[0] in open_routes]
+            if ranks and view.works:
                 ready.append((min(ranks), shard))
         return [shard for _, shard in sorted(ready)]
 
@@ -440,3 +540,5 @@ class Allotter:
 
 
 _LANES: Final = (Lane.EXPRESS, Lane.REGULAR)
+# A share of places is not a whole number of them, and 5 × 0.2 must be one.
+_ROUNDING: Final = 1e-9

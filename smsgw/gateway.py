@@ -61,6 +61,7 @@ def rules_from(settings: Settings) -> Rules:
         otp_tries_max=otp.tries_max,
         otp_valid_ms=round(otp.valid_s * 1000),
         otp_digits=otp.digits,
+        idempotency_ms=round(limits.idempotency_s * 1000),
         without_receipts=frozenset(
             name for name, provider in settings.providers.items() if not provider.receipts
         ),
@@ -102,7 +103,7 @@ class Gateway:
                 settings.otp.window_share,
             )
         self.providers: Mapping[str, Provider] = {name: self._provider(name) for name in enabled}
-        self.receipts = Receipts(clock, shards, self.metrics)
+        self.receipts = Receipts(clock, shards, self.rules, self.metrics)
         self.worker = Worker(
             clock,
             self.allotter,
@@ -191,9 +192,8 @@ class Gateway:
             self.settings.store.waiting_items_max,
             self._hand_over,
         )
-        for store in self.shards.stores.values():
-            for key, rank in await store.lowest_ranks():
-                self.allotter.start_at(key, rank)
+        for number, store in self.shards.stores.items():
+            self.allotter.start(number, dict(await store.lowest_ranks()))
         self._loops = asyncio.create_task(self.shards.run(), name="shards")
         await self.receipts.open()
         await self.count_paused()
@@ -205,7 +205,7 @@ class Gateway:
         """Recover, connect to the operators, and begin to claim, send and sweep."""
         self._warn()
         for shard in self.shards:
-            await reroute(shard, self.routing, set(self.routing_numbers()))
+            await reroute(shard, self.routing, set(self.allotter.routes))
             await recover_flights(shard, self.rules)
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
         await self.otp.open()
@@ -225,10 +225,6 @@ class Gateway:
         self.allotter.stopped = False
         self.serving = True
         self.worker.wake_soon()
-
-    def routing_numbers(self) -> list[int]:
-        """The routes that the settings know."""
-        return [*self.allotter.routes, self.routing.route_number(())]
 
     def _warn(self) -> None:
         """Say what an operator of the gateway should know."""
@@ -297,6 +293,9 @@ class Gateway:
             self.metrics.provider_up(name, up)
         for shard in self.shards:
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
+            # What waited for a time comes back on the route it was given then.
+            if any(self.routing.is_stale(route) for route, _ in shard.store.waiting):
+                await reroute(shard, self.routing, set(self.allotter.routes))
         await self.receipts.match_again(100)
 
     async def pause(self, subject: str, *, paused: bool) -> None:

@@ -5,7 +5,7 @@ shard; its *id* is the UUIDv7 (RFC 9562 §5.7) that clients see. The id contains
 looking a message up needs no index::
 
     number   41 bits milliseconds since EPOCH_MS | 8 shard | 4 writer | 10 counter
-    UUIDv7   48 bits Unix milliseconds | 7 | 12 slot | 0b10 | 8 shard | 4 writer | 10 counter | 40 salt
+    UUIDv7   48 bits Unix milliseconds | 7 | 12 slot | 0b10 | 22 low bits of the number | 40 salt
 
 The salt is random and keeps ids from being guessed; it is checked on every look-up.
 """
@@ -29,8 +29,11 @@ def slot_of(client_id: bytes) -> int:
 
 
 def number_at(ms: int) -> int:
-    """The lowest number that a message accepted at this Unix millisecond can have."""
-    return max(0, ms - EPOCH_MS) << _LOW_BITS
+    """The lowest number that a message accepted at this Unix millisecond can have.
+
+    Times before the epoch, and after the last one that a number can hold, are brought into range.
+    """
+    return min(max(0, ms - EPOCH_MS) << _LOW_BITS, NUMBER_MAX)
 
 
 def created_at_ms(number: int) -> int:

@@ -12,6 +12,7 @@ from typing import Final
 from smsgw import ledger
 from smsgw.models import (
     FINAL_FROM,
+    QUANTUM,
     WAITING,
     Lane,
     Message,
@@ -50,7 +51,7 @@ def status_name(status: int) -> str:
 
 
 def finish(turn: Turn, message: Message, status: Status, reason: Reason | None) -> None:
-    """Bring a message to a final status and end its hold: a capture if delivered, else a release."""
+    """Bring a message to a final status and end its hold: captured if delivered, else released."""
     assert status >= FINAL_FROM
     assert message.status < FINAL_FROM
     account = turn.accounts[message.client]
@@ -208,7 +209,12 @@ def _unknown(
 
 
 def receive(
-    turn: Turn, message: Message, word: str, reason: str | None, provider_message_id: str | None
+    turn: Turn,
+    message: Message,
+    word: str,
+    reason: str | None,
+    provider_message_id: str | None,
+    rules: Rules,
 ) -> None:
     """Apply what an operator reported about a message it had accepted."""
     status = RECEIPT_WORDS.get(word.upper())
@@ -227,6 +233,9 @@ def receive(
         message.provider_message_id = provider_message_id
     if status is not Status.DELIVERED:
         message.last_error = detail
+    if rules.capture_on_sent and message.status != Status.SENT and message.lane != Lane.OTP:
+        # It overtook the answer: what it would have found captured must be captured.
+        _capture(turn, message)
     finish(turn, message, status, _REASON_OF.get(status))
 
 
@@ -259,7 +268,7 @@ def expire(turn: Turn, message: Message) -> bool:
 
 
 def promote(turn: Turn, message: Message) -> bool:
-    """SCHEDULED or FAILED_TEMP → QUEUED once due, at the rank now being served."""
+    """SCHEDULED or FAILED_TEMP → QUEUED once due."""
     if message.status not in (Status.SCHEDULED, Status.FAILED_TEMP):
         return False
     if message.due_at_ms is None or message.due_at_ms > turn.now_ms:
@@ -267,8 +276,15 @@ def promote(turn: Turn, message: Message) -> bool:
     if message.expires_at_ms <= turn.now_ms:
         finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
     else:
-        queue_again(turn, message, turn.virtual.get((message.route, message.lane), 0))
+        queue_again(turn, message, rank_again(turn, message))
     return True
+
+
+def rank_again(turn: Turn, message: Message) -> int:
+    """Where a message that comes back stands in its queue."""
+    flow = turn.flow(message.client, message.route, message.lane)
+    now = turn.virtual.get((message.route, message.lane), 0)
+    return flow.rejoin(now, message.parts * QUANTUM // turn.accounts[message.client].weight)
 
 
 def time_out(turn: Turn, message: Message, rules: Rules) -> bool:

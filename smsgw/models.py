@@ -206,13 +206,40 @@ class OtpCode:
     live: int
 
 
+QUANTUM: Final = 1 << 20
+"""How far one part moves a client of weight 1 on."""
+
+
 @dataclass(slots=True)
 class Flow:
-    """A client's place in one queue: the rank its next message gets at the earliest."""
+    """A client's place in one queue: how many messages and parts wait, and what the next ones rank.
+
+    New messages form one row, those that come back (retries, schedules, resumed and rerouted ones)
+    another: so a campaign's retries neither wait behind all of it nor stand before everybody else.
+    """
 
     next_rank: int = 0
     waiting: int = 0
     parts: int = 0
+    again_rank: int = 0
+    served_rank: int = 0
+
+    def copy(self) -> "Flow":
+        """Another one like it."""
+        return Flow(self.next_rank, self.waiting, self.parts, self.again_rank, self.served_rank)
+
+    def join(self, virtual: int, cost: int) -> int:
+        """The rank of a new message that moves the client on by ``cost``."""
+        # What was cancelled or has expired was never served: with nothing waiting, it is forgotten.
+        rank = max(virtual, self.next_rank if self.waiting else self.served_rank)
+        self.next_rank = rank + cost
+        return rank
+
+    def rejoin(self, virtual: int, cost: int) -> int:
+        """The rank of a message that comes back."""
+        rank = max(virtual, self.again_rank if self.waiting else self.served_rank)
+        self.again_rank = rank + cost
+        return rank
 
 
 @dataclass(slots=True, frozen=True)
@@ -272,4 +299,5 @@ class Rules:
     otp_tries_max: int = 5
     otp_valid_ms: int = 300_000
     otp_digits: int = 6
+    idempotency_ms: int = 259_200_000
     without_receipts: frozenset[str] = field(default_factory=frozenset)

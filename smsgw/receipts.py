@@ -14,6 +14,7 @@ from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, TooManyRequests
 from smsgw.logs import get
 from smsgw.metrics import Metrics
+from smsgw.models import Rules
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.turn import OUTCOME, Item, Turn, Wants, Write
@@ -30,7 +31,16 @@ Key = tuple[str, str]
 class Receive(Item):
     """What an operator reported about a message."""
 
-    __slots__ = ("future", "metrics", "missed", "number", "provider_message_id", "reason", "word")
+    __slots__ = (
+        "future",
+        "metrics",
+        "missed",
+        "number",
+        "provider_message_id",
+        "reason",
+        "rules",
+        "word",
+    )
 
     priority = OUTCOME
 
@@ -40,12 +50,14 @@ class Receive(Item):
         provider_message_id: str,
         word: str,
         reason: str | None,
+        rules: Rules,
         metrics: Metrics,
         future: asyncio.Future[None] | None = None,
     ) -> None:
         super().__init__()
         self.future = future
         self.missed = False
+        self.rules = rules
         self.number = number
         self.provider_message_id = provider_message_id
         self.word = word
@@ -62,7 +74,9 @@ class Receive(Item):
         if message is None:
             return
         final = message.is_final
-        lifecycle.receive(turn, message, self.word, self.reason, self.provider_message_id)
+        lifecycle.receive(
+            turn, message, self.word, self.reason, self.provider_message_id, self.rules
+        )
         if message.is_final and not final:
             self.answer = message.status
             self.missed = bool(message.express_missed)
@@ -101,10 +115,11 @@ class Park(Write):
 class Receipts:
     """The station where receipts arrive."""
 
-    def __init__(self, clock: Clock, shards: Shards, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, shards: Shards, rules: Rules, metrics: Metrics) -> None:
         self.parked: set[Key] = set()
         self._clock = clock
         self._shards = shards
+        self._rules = rules
         self._metrics = metrics
         self._ids: dict[Key, tuple[int, int]] = {}
         self._parking: dict[Key, asyncio.Future[Any]] = {}
@@ -137,7 +152,7 @@ class Receipts:
         place = self._ids.get((provider, identifier))
         if place is not None:
             shard, number = place
-            receipt = Receive(number, identifier, word, reason, self._metrics)
+            receipt = Receive(number, identifier, word, reason, self._rules, self._metrics)
             self._shards.shards[shard].put(receipt)
             self._tell_watcher(number)
         else:
@@ -176,7 +191,7 @@ class Receipts:
             return False
         shard, number = place
         future = asyncio.get_running_loop().create_future()
-        receipt = Receive(number, key[1], word, reason, self._metrics, future)
+        receipt = Receive(number, key[1], word, reason, self._rules, self._metrics, future)
         self._shards.shards[shard].put(receipt)
         self._tell_watcher(number)
         await future

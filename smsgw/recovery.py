@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from smsgw import lifecycle
+from smsgw import fairness, lifecycle
 from smsgw.models import ANSWER_OTP_FAILED, Lane, Rules
 from smsgw.routing import Routing
 from smsgw.store.shard import Shard
@@ -41,31 +41,31 @@ class RecoverFlights(Request):
 
 
 class Reroute(Request):
-    """Give queued messages of a route that is no more the route that the settings give them."""
+    """Give queued messages of a route the route that the settings give them today."""
 
-    __slots__ = ("route", "routing")
+    __slots__ = ("after", "route", "routing")
 
     priority = OUTCOME
 
-    def __init__(self, route: int, routing: Routing) -> None:
+    def __init__(self, route: int, routing: Routing, after: tuple[int, int, int]) -> None:
         super().__init__()
         self.route = route
         self.routing = routing
+        self.after = after
 
     def needs(self, wants: Wants) -> None:
         """Some of them."""
-        wants.asks.append(("message_on_route", (self.route, STEP_MAX)))
+        wants.asks.append(("message_on_route", (self.route, *self.after, STEP_MAX)))
 
     def decide(self, turn: Turn) -> None:
-        """Move each at its old rank; the answer is how many there were."""
-        rows = turn.ask("message_on_route", self.route, STEP_MAX)
-        for (number,) in rows:
+        """Move each; the answer is the last place looked at, or None."""
+        rows = turn.ask("message_on_route", self.route, *self.after, STEP_MAX)
+        for number, _, _ in rows:
             message = turn.messages[number]
-            turn.dequeue(message)
-            turn.touch(message)
-            message.route = self.routing.route(message.recipient)
-            turn.enqueue(message)
-        self.answer = len(rows)
+            route = self.routing.route(message.recipient)
+            if route != message.route:
+                fairness.rejoin(turn, message, route)
+        self.answer = (rows[-1][1], rows[-1][2], rows[-1][0]) if rows else None
 
 
 async def recover_flights(shard: Shard, rules: Rules) -> int:
@@ -77,8 +77,14 @@ async def recover_flights(shard: Shard, rules: Rules) -> int:
 
 
 async def reroute(shard: Shard, routing: Routing, routes: set[int]) -> None:
-    """Bring a shard's queues in line with the operators of today."""
+    """Bring a shard's queues in line with the operators of today.
+
+    Args:
+        shard: whose.
+        routing: of today.
+        routes: those with an operator; what waits on another may have got one.
+    """
     for (route,) in await shard.store.read("routes_queued"):
-        if route >= 0 and route not in routes:
-            while await shard.ask(Reroute(route, routing)):
-                pass
+        after: tuple[int, int, int] | None = (-1, -1, -1) if route >= 0 else None
+        while after is not None and route not in routes:
+            after = await shard.ask(Reroute(route, routing, after))

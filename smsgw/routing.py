@@ -35,9 +35,9 @@ class Routing:
         """Learn the numbers under which the catalog knows the sets."""
         self._numbers = {names: number for number, names in numbers.items()}
 
-    def route_number(self, names: tuple[str, ...]) -> int:
-        """The number of the route over a set of operators."""
-        return self._numbers[names]
+    def is_stale(self, route: int) -> bool:
+        """Whether a route is none of today's; paused clients' shelves are not looked at."""
+        return route >= 0 and route not in self._numbers.values()
 
     def eligible(self, recipient: int) -> tuple[str, ...]:
         """The names of the operators for a number, given as its digits."""

@@ -12,7 +12,7 @@ from smsgw import lifecycle
 from smsgw.clock import Clock
 from smsgw.ids import number_at
 from smsgw.metrics import Metrics
-from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Status, Timer
+from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Timer
 from smsgw.store.shard import Shard
 from smsgw.turn import OUTCOME, Request, Turn, Wants
 
@@ -62,8 +62,17 @@ def fire(turn: Turn, message: Message, timer: Timer, rules: Rules) -> None:
         lifecycle.expire(turn, message)
     elif timer is Timer.FORGET_TEXT or timer is Timer.FORGET:
         forget(turn, message, timer)
+    elif timer is Timer.RECEIPT:
+        wait_for_receipt(turn, message, rules)
     else:
         lifecycle.time_out(turn, message, rules)
+
+
+def wait_for_receipt(turn: Turn, message: Message, rules: Rules) -> None:
+    """Give up on a receipt that has not come for too long, else look again: no wait has no end."""
+    if not message.is_final and not lifecycle.time_out(turn, message, rules):
+        since_ms = message.submitted_at_ms or turn.now_ms
+        turn.at(since_ms + rules.receipt_timeout_ms, message, Timer.RECEIPT)
 
 
 def forget(turn: Turn, message: Message, timer: Timer) -> None:
@@ -120,7 +129,7 @@ class Walk(Request):
             turn.write("meta_set", self.mark, end)
         self.answer = (end, more)
 
-    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+    def work(self, turn: Turn, end: int, messages: list[Message], /) -> None:
         """Do it, for the numbers above ``after`` up to ``end``."""
         raise NotImplementedError
 
@@ -132,7 +141,7 @@ class ExpireSpan(Walk):
     mark = "expired_to"
     finds = "message_waiting_in_span"
 
-    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+    def work(self, turn: Turn, _end: int, messages: list[Message]) -> None:
         """Expire each; one with a longer validity has a timer, or gets one."""
         for message in messages:
             if not lifecycle.expire(turn, message):
@@ -146,13 +155,10 @@ class ReceiptSpan(Walk):
     mark = "receipts_to"
     finds = "message_unfinished_in_span"
 
-    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+    def work(self, turn: Turn, _end: int, messages: list[Message]) -> None:
         """End each, or look again when its time has come."""
         for message in messages:
-            if message.status == Status.SENT and lifecycle.time_out(turn, message, self.rules):
-                continue
-            since_ms = message.submitted_at_ms or turn.now_ms
-            turn.at(since_ms + self.rules.receipt_timeout_ms, message, Timer.RECEIPT)
+            wait_for_receipt(turn, message, self.rules)
 
 
 class CountSpan(Walk):
@@ -161,7 +167,7 @@ class CountSpan(Walk):
     __slots__ = ()
     mark = "counted_to"
 
-    def work(self, turn: Turn, end: int, messages: list[Message]) -> None:
+    def work(self, turn: Turn, end: int, _messages: list[Message]) -> None:
         """One statement counts them as they are; later changes are added as differences."""
         turn.write("total_span", self.after, end)
 

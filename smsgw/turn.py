@@ -139,7 +139,7 @@ class Turn:
         flow = self.flows.get(key)
         if flow is None:
             before = self._flows_before.get(key)
-            flow = Flow(before.next_rank, before.waiting, before.parts) if before else Flow()
+            flow = before.copy() if before else Flow()
             self.flows[key] = flow
         return flow
 

@@ -14,7 +14,7 @@ from smsgw.clock import Clock
 from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
 from smsgw.metrics import Metrics
-from smsgw.models import Message, Outcome, Rules, Verdict
+from smsgw.models import Lane, Message, Outcome, Rules, Verdict
 from smsgw.providers.base import Provider, Submission
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
@@ -45,9 +45,12 @@ class Settle(Item):
     def decide(self, turn: Turn) -> None:
         """Apply it; the answer is the final status, if this was the end."""
         message = turn.messages.get(self.number)
-        if message is not None and lifecycle.settle(
-            turn, message, self.attempt, self.outcome, self.rules
-        ):
+        if message is None:
+            return
+        if message.lane == Lane.OTP:
+            # Only its desk settles a one-time code, since that is who tells the caller.
+            turn.event(message, "late_answer", f"attempt {self.attempt}: {self.outcome.verdict}")
+        elif lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules):
             self.answer = message.status if message.is_final else None
 
     def done(self) -> None:
@@ -106,6 +109,7 @@ class Worker:
         self._waking = False
         self._wake_timer: asyncio.TimerHandle | None = None
         self._landed = asyncio.Event()
+        allotter.changed = self.wake_soon
 
     def hand_over(self, shard: Shard, messages: Sequence[Message]) -> None:
         """Submit what a turn has claimed, now that the claim is on disk."""
@@ -198,8 +202,18 @@ class Worker:
         for number in self._allotter.behind(now_s):
             self._shards.shards[number].wake()
         wait_s = self._allotter.wait_s(now_s)
-        if wait_s is not None and (self._wake_timer is None or self._wake_timer.cancelled()):
-            self._wake_timer = asyncio.get_running_loop().call_later(wait_s, self._timed_wake)
+        if wait_s is not None:
+            self._wake_after(wait_s)
+
+    def _wake_after(self, wait_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        timer = self._wake_timer
+        if timer is not None and timer.when() <= loop.time() + wait_s:
+            return
+        if timer is not None:
+            # A link that was told to wait long must not hold up one that waits for a token.
+            timer.cancel()
+        self._wake_timer = loop.call_later(wait_s, self._timed_wake)
 
     def _timed_wake(self) -> None:
         self._wake_timer = None

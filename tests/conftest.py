@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from smsgw.clock import ManualClock
 from smsgw.gateway import Gateway
+from tests.outside import Site
 from tests.support import Served, open_gateway
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,6 +20,7 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 OpenGateway = Callable[..., Awaitable[Gateway]]
+SiteOf = Callable[..., Site]
 
 
 @pytest.fixture
@@ -62,3 +64,31 @@ def served(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     yield start
     for process in running:
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def site_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteOf]:
+    """A served gateway for each set of settings, kept for all tests of a module.
+
+    Settings are written as ``otp__digits=4``; one that many tests use is better not stopped.
+    """
+    sites: dict[tuple[tuple[str, str], ...], Site] = {}
+
+    def start(**settings: object) -> Site:
+        names = tuple(sorted((f"SMSGW_{key.upper()}", str(settings[key])) for key in settings))
+        if names not in sites:
+            folder = tmp_path_factory.mktemp("site")
+            journal = folder / "journal.jsonl"
+            environ = {"SMSGW_PROVIDERS__MOCK__JOURNAL": str(journal), **dict(names)}
+            sites[names] = Site(Served(folder / "data", environ), journal)
+        return sites[names]
+
+    yield start
+    for site in sites.values():
+        site.served.kill()
+
+
+@pytest.fixture(scope="module")
+def site(site_of: SiteOf) -> Site:
+    """A served gateway with the settings of ``serve --dev``."""
+    return site_of()

@@ -1,5 +1,6 @@
 """What many tests need: clients with credit, a gateway in this process, a served one to talk to."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -7,11 +8,12 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from smsgw.accounts import AddClient
-from smsgw.admission import Accepted, KeyUse, Replay
+from smsgw.admission import Accepted, BatchProgress, KeyUse, Replay
 from smsgw.clock import Clock
 from smsgw.entrance import Wish
 from smsgw.gateway import Gateway
@@ -60,6 +62,23 @@ async def send(
     return await gateway.entrance.submit(client_id, draft, key)
 
 
+async def send_batch(
+    gateway: Gateway, client_id: bytes, wishes: Sequence[Wish], key: KeyUse | None = None
+) -> BatchProgress | Replay:
+    """Accept many messages."""
+    drafts = [gateway.entrance.draft(wish) for wish in wishes]
+    return await gateway.entrance.submit_batch(client_id, drafts, key)
+
+
+async def still(gateway: Gateway) -> None:
+    """Leave sweeping to the test: it calls ``sweep`` of ``gateway._sweepers`` when it likes."""
+    for sweeper in gateway._sweepers:
+        sweeper.stop()
+    await asyncio.wait([task for task in gateway._beside if task.get_name() == "sweeper"])
+    for sweeper in gateway._sweepers:
+        sweeper._stopped.clear()
+
+
 async def account_of(gateway: Gateway, client_id: bytes) -> Account:
     """A client's account as it is on disk."""
     rows = await gateway.shards.of_client(client_id).store.read("client_by_id", client_id)
@@ -97,13 +116,24 @@ class Served:
 
     def __init__(self, data: Path, environ: dict[str, str]) -> None:
         self.data = data
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "smsgw", "--data", str(data), "serve", "--dev", "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=(data.parent / "serve.log").open("ab"),
-            env={**_clean_environment(), **environ},
-            text=True,
-        )
+        with (data.parent / "serve.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "smsgw",
+                    "--data",
+                    str(data),
+                    "serve",
+                    "--dev",
+                    "--port",
+                    "0",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**_clean_environment(), **environ},
+                text=True,
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "serves on" in line, (data.parent / "serve.log").read_text()[-4000:]
@@ -138,7 +168,7 @@ class Served:
             self._connection = None
             raise
         found = {name.lower(): value for name, value in answer.getheaders()}
-        if "json" in found.get("content-type", ""):
+        if content and "json" in found.get("content-type", ""):
             return answer.status, found, json.loads(content)
         return answer.status, found, content.decode() if content else None
 

@@ -412,6 +412,17 @@ async def test_the_second_request_of_a_connection_has_its_own_time() -> None:
         assert second.code == "request_timeout"
 
 
+async def test_a_refused_client_that_does_not_go_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smsgw.api.protocol.LINGER_S", 0.05)
+    async with serving(idle_timeout_s=0.1) as site:
+        reader, writer = await site.connect()
+        writer.write(b"NONSENSE\r\n\r\n")
+        assert (await read_answer(reader)).code == "malformed_request"
+        [refused] = site.server.server_state.connections
+        await site.until_closed(GET)
+        assert refused not in site.server.server_state.connections
+
+
 @pytest.mark.parametrize("path", [b"/large", b"/stream"])
 async def test_a_client_that_does_not_read_its_answer_is_cut(path: bytes) -> None:
     async with serving(idle_timeout_s=0.05) as site:
@@ -433,7 +444,9 @@ async def test_a_client_that_reads_late_but_reads_is_not_cut_later() -> None:
         reader, writer = await site.connect()
         writer.write(GET.replace(b"/plain", b"/stream"))
         async with asyncio.timeout(10):
-            await reader.readuntil(b"\r\n0\r\n\r\n")
+            end = b""
+            while end != b"\r\n0\r\n\r\n":
+                end = (end + await reader.read(1_000_000))[-7:]
         writer.write(GET.replace(b"/plain", b"/held"))
         await site.until_closed(GET)
         site.gate.set()
@@ -454,7 +467,8 @@ async def test_a_client_that_reads_late_but_reads_is_not_cut_later() -> None:
             id="whole, but large",
         ),
         pytest.param(
-            GET[:-2] + b"X: " + b"x" * 20 + b"\r\nY: x\r\n" * 200 + b"\r\n", id="whole, but many"
+            GET[:-2] + b"X: " + b"x" * 20 + b"\r\n" + b"Y: x\r\n" * 200 + b"\r\n",
+            id="whole, but many",
         ),
         pytest.param(GET + GET[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n", id="the second of two"),
     ],
@@ -879,6 +893,36 @@ async def test_an_upgrade_is_ignored_and_the_body_is_not_lost(upgrade: bytes) ->
         assert (await read_answer(reader)).body == b"plain"
 
 
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (GET[:-2] + b"Origin: http://evil.example\r\n", "forbidden_host"),
+        (GET.replace(b"localhost", b"evil.example")[:-2], "forbidden_host"),
+        (post(b"/echo", b"x" * 70_000)[:-70_002], "body_too_large"),
+    ],
+)
+async def test_an_upgrade_excuses_nothing(sent: bytes, code: str) -> None:
+    async with serving() as site:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        [answer] = await site.until_closed(sent + upgrade)
+        assert answer.code == code
+        *_, answer = await site.until_closed(GET[:-2] + upgrade + b"NONSENSE\r\n\r\n")
+        assert answer.code == "malformed_request"
+
+
+async def test_a_defect_in_the_protocol_is_answered_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("smsgw.api.protocol._target", broken)
+    async with serving() as site:
+        [answer] = await site.until_closed(GET)
+        assert (answer.status, answer.code) == (500, "internal_error")
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
 # What routes raise
 
 
@@ -1003,8 +1047,10 @@ async def test_half_a_body_does_not_keep_the_server_from_stopping() -> None:
         writer.write(post(b"/echo", b"abc", b"Expect: 100-continue\r\n")[:-1])
         async with asyncio.timeout(10):
             assert b"100 Continue" in await reader.readuntil(b"\r\n\r\n")
-            await site.server.shutdown()
+            stopping = asyncio.ensure_future(site.server.shutdown())
             [answer] = answers(await reader.read())
+            writer.close()
+            await stopping
         assert answer.code == "request_timeout"
 
 

@@ -135,12 +135,12 @@ class AdminRoutes:
             ready = {"status": error.code, "detail": error.detail, **error.members}
         shards = []
         for shard in gateway.shards:
-            clients, credits, held, charged, waiting = (await shard.store.read("clients_sums"))[0]
+            clients, free, held, charged, waiting = (await shard.store.read("clients_sums"))[0]
             shards.append(
                 {
                     "shard": shard.number,
                     "clients": clients,
-                    "credits": credits,
+                    "credits": free,
                     "held": held,
                     "charged": charged,
                     "waiting": waiting,

@@ -1,7 +1,7 @@
 """All routes, in one list: the public application, and the admin application around it."""
 
-from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import ASGIApp, Scope
 
 from smsgw.api.accounts import AccountRoutes
 from smsgw.api.admin import AdminRoutes
@@ -13,6 +13,15 @@ from smsgw.archive import Archive
 from smsgw.gateway import Gateway
 
 
+class WordRoute(Route):
+    """A path that would also fit a later route's pattern: for other methods, it says 405."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See ``Route.matches``; there is no partial match."""
+        match, child_scope = super().matches(scope)
+        return (Match.FULL if match is Match.PARTIAL else match), child_scope
+
+
 def public_routes(gateway: Gateway) -> list[BaseRoute]:
     """What is reachable over TCP; nothing here creates clients or money."""
     archive = Archive(gateway.shards)
@@ -21,9 +30,9 @@ def public_routes(gateway: Gateway) -> list[BaseRoute]:
     status = StatusRoutes(gateway)
     found: list[BaseRoute] = [
         # The hot route stands first, as a plain ASGI application.
-        Route("/v1/messages", messages),
-        Route("/v1/messages/batch", messages.batch, methods=["POST"]),
-        Route("/v1/messages/preview", messages.preview, methods=["POST"]),
+        Route("/v1/messages", messages, methods=["GET", "POST"]),
+        WordRoute("/v1/messages/batch", messages.batch, methods=["POST"]),
+        WordRoute("/v1/messages/preview", messages.preview, methods=["POST"]),
         Route("/v1/messages/{id}", messages.get, methods=["GET"]),
         Route("/v1/messages/{id}/cancel", messages.cancel, methods=["POST"]),
         Route("/v1/batches/{batch_id}/cancel", messages.cancel_batch, methods=["POST"]),
@@ -35,14 +44,13 @@ def public_routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/health", status.health, methods=["GET"]),
         Route("/ready", status.ready, methods=["GET"]),
         Route("/metrics", status.metrics, methods=["GET"]),
-        *docs_routes(dev=gateway.dev),
+        *docs_routes(
+            dev=gateway.dev, national_numbers=bool(gateway.settings.numbers.default_region)
+        ),
     ]
     if gateway.dev:
         sandbox = SandboxRoutes(gateway)
-        found += [
-            Route("/v1/sandbox/messages", sandbox.list, methods=["GET"]),
-            Route("/v1/sandbox/messages", sandbox.clear, methods=["DELETE"]),
-        ]
+        found.append(Route("/v1/sandbox/messages", sandbox.messages, methods=["GET", "DELETE"]))
     return found
 
 

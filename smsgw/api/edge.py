@@ -5,9 +5,9 @@ nothing below has to know about HTTP.
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -54,7 +54,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started_s = time.perf_counter()
+        started_s = perf_counter()
         # A router says "no such route" by an exception only where there is an app around it.
         scope["app"] = self
         try:
@@ -85,7 +85,7 @@ class Edge:
                 raise  # Half an answer cannot be mended: the server logs this and cuts.
             await _answer(watched, _error_for_client(error, scope), _allow(error))
         finally:
-            seconds = time.perf_counter() - started_s
+            seconds = perf_counter() - started_s
             self._observe(_template(scope), scope["method"], status, seconds)
 
 

@@ -4,16 +4,32 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from smsgw.accounts import Cancel, CancelMany
-from smsgw.admission import Accepted, BatchProgress, Draft, KeyUse, Rejected, Replay, key_use
+from smsgw.admission import (
+    Accepted,
+    BatchProgress,
+    Draft,
+    KeyUse,
+    Rejected,
+    Replay,
+    check_send_at,
+    key_use,
+)
 from smsgw.api import views
 from smsgw.api.edge import read_body
-from smsgw.api.parsing import batch_items, parse, query, unix_ms, uuid_in_path, wrong_field
+from smsgw.api.parsing import (
+    FIELDS_MAX,
+    batch_items,
+    parse,
+    query,
+    unix_ms,
+    uuid_in_path,
+    wrong_field,
+)
 from smsgw.api.parsing import reads as read_as
 from smsgw.api.schemas import (
     BatchItem,
@@ -60,14 +76,11 @@ class MessageRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/v1/messages``: one plain function, since every message passes here."""
-        method = scope["method"]
-        if method == "POST":
+        if scope["method"] == "POST":
             await self._post(scope, receive, send)
-        elif method == "GET":
+        else:
             response = await self.list(Request(scope, receive))
             await response(scope, receive, send)
-        else:
-            raise HTTPException(405, headers={"Allow": "GET, POST"})
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         gateway = self._gateway
@@ -235,6 +248,8 @@ class MessageRoutes:
         """``POST /v1/messages/preview``: count and price, store nothing."""
         wanted = parse(PreviewRequest, await read_body(request.scope, request.receive))
         draft = self._otp_draft(wanted) if wanted.otp else self._draft(wanted)
+        if draft.send_at_ms is not None:
+            check_send_at(draft.send_at_ms, self._gateway.clock.now_ms())
         await self._archive.account(wanted.client_id.bytes)
         size = measure(draft.text)
         return Json(
@@ -390,14 +405,18 @@ def _nothing_accepted(rejected: list[SmsgwError], results: list[dict[str, Any]])
     members: dict[str, Any] = {"accepted": 0, "rejected": len(rejected), "results": results}
     if all(isinstance(error, InsufficientCredits) for error in rejected):
         required = min(error.members["required"] for error in rejected)
-        credits = rejected[-1].members["credits"]
+        left = rejected[-1].members["credits"]
         return InsufficientCredits(
-            f"None of the messages is covered by {credits} cents.",
+            f"None of the messages is covered by {left} cents.",
             required=required,
-            credits=credits,
+            credits=left,
             **members,
         )
-    return InvalidRequest("None of the messages was accepted.", **members)
+    fields = [
+        {"field": f"messages.{index}", "message": error.detail}
+        for index, error in enumerate(rejected[:FIELDS_MAX])
+    ]
+    return InvalidRequest("None of the messages was accepted.", fields=fields, **members)
 
 
 def _one_a_batch(rows: list[Message]) -> list[Message]:

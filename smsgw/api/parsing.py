@@ -160,7 +160,11 @@ def batch_items(batch: BatchRequest, items_max: int) -> list[BatchItem | Invalid
 
 def _batch_item(raw: Any, defaults: Mapping[str, Any]) -> BatchItem | InvalidRequest:
     if defaults and isinstance(raw, dict):
-        given = {field: value for field, value in raw.items() if value is not None}
+        given = {
+            field: value
+            for field, value in raw.items()
+            if value is not None or field not in defaults
+        }
         raw = {**defaults, **given}
     try:
         return _validated(BatchItem, raw)
@@ -186,9 +190,7 @@ def _refusal(errors: Sequence[ErrorDetails]) -> InvalidRequest:
 
 
 def _field_of(error: ErrorDetails) -> str:
-    name = ".".join(str(step) for step in error["loc"])[:FIELD_CHARACTERS_MAX]
-    # A name can hold lone surrogates too, and it is stored with the other results of a batch.
-    return name.encode("utf-8", "replace").decode() or "body"
+    return ".".join(str(step) for step in error["loc"])[:FIELD_CHARACTERS_MAX] or "body"
 
 
 def _says(error: ErrorDetails) -> str:

@@ -82,7 +82,13 @@ class Rules:
     """What all connections of one server have in common."""
 
     def __init__(self, settings: ServerSettings, check_host: bool, observe: Observe) -> None:
-        self.settings = settings
+        # Copied, because every request asks, and a pydantic model answers slowly.
+        self.connections_max = settings.connections_max
+        self.header_bytes_max = settings.header_bytes_max
+        self.body_bytes_max = settings.body_bytes_max
+        self.batch_body_bytes_max = settings.batch_body_bytes_max
+        self.idle_timeout_s = settings.idle_timeout_s
+        self.header_timeout_s = settings.header_timeout_s
         self.check_host = check_host
         self.is_served = _host_rule(settings.allowed_hosts)
         self.observe = observe
@@ -153,8 +159,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """Watch a new connection, or refuse it where too many are open."""
         super().connection_made(transport)
         self._rules.sweep.add(self)
-        self.deadline_s = self.loop.time() + self._rules.settings.header_timeout_s
-        if len(self._rules.sweep.connections) > self._rules.settings.connections_max:
+        self.deadline_s = self.loop.time() + self._rules.header_timeout_s
+        if len(self._rules.sweep.connections) > self._rules.connections_max:
             self._deaf = True
             transport.write(self._answer(TooManyConnections()))
             transport.close()
@@ -170,31 +176,27 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         self._fruitless_bytes += len(data)
         try:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._feed_after(upgrade, data)
+            rest = self._feed(data)
+            while rest is not None:
+                self.parser.feed_data(self._head_without_upgrade())
+                rest = self._feed(rest)
         except httptools.HttpParserError as failure:
             self._refuse(_error_for_client(failure))
         else:
             if self._receiving:
                 self._await_rest()
 
-    def _feed_after(self, upgrade: httptools.HttpParserUpgrade | None, data: bytes) -> None:
-        """Read on after a head that asks for another protocol, as if it had not asked.
+    def _feed(self, data: bytes | memoryview) -> memoryview | None:
+        """Let the parser read, up to the end of a head that asks for another protocol.
 
-        The parser drops the body of such a request. So it reads the head again, without its
-        Upgrade, and then what follows.
+        The parser drops the body of such a request. As we upgrade to nothing, it has to read the
+        head again, without its Upgrade, and then the rest that is returned.
         """
-        rest = memoryview(data)
-        while upgrade is not None:
-            rest = rest[upgrade.args[0] :]
-            upgrade = None
-            self.parser.feed_data(self._head_without_upgrade())
-            try:
-                self.parser.feed_data(rest)
-            except httptools.HttpParserUpgrade as another:
-                upgrade = another
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return memoryview(data)[upgrade.args[0] :]
+        return None
 
     def _head_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()
@@ -204,7 +206,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _await_rest(self) -> None:
         """The block of data is read, but a request is still open: see how long it may be."""
-        if self._fruitless_bytes > self._rules.settings.header_bytes_max:
+        if self._fruitless_bytes > self._rules.header_bytes_max:
             self._refuse(self._headers_too_large())
         elif self.deadline_s == _DUE_SOON:
             self.deadline_s = self.loop.time() + self._rules.limits_s[self._receiving]
@@ -237,7 +239,7 @@ class EdgeProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             fields[name] = value
             head_bytes += len(name) + len(value) + 4
-        if head_bytes > self._rules.settings.header_bytes_max:
+        if head_bytes > self._rules.header_bytes_max:
             raise self._headers_too_large()
         if self._rules.check_host:
             self._judge_host(fields)
@@ -302,7 +304,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._fruitless_bytes = 0
         cycle = self.cycle
         if cycle.response_complete:
-            self.deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+            self.deadline_s = self.loop.time() + self._rules.idle_timeout_s
             return
         self.deadline_s = inf
         cycle.more_body = False
@@ -312,6 +314,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _judge_host(self, fields: dict[bytes, bytes]) -> None:
         """Refuse what a browser may have been tricked into sending to a local address."""
+        is_served = self._rules.is_served
         host = fields.get(b"host")
         if host is None and self.parser.get_http_version() == "1.1":
             raise MalformedRequest("There is no Host header.")
@@ -320,34 +323,35 @@ class EdgeProtocol(HttpToolsProtocol):
             and [name for name, _ in self.headers].count(b"host") > 1
         ):
             raise MalformedRequest("There is more than one Host header.")
-        if not self._rules.is_served(host or b""):
+        if not is_served(host or b""):
             raise ForbiddenHost
-        origin = fields.get(b"origin")
-        if origin is not None and not self._rules.is_served(origin.partition(b"://")[2]):
+        if b"origin" in fields and not is_served(fields[b"origin"].partition(b"://")[2]):
             raise ForbiddenHost
 
     def _judge_body(self, fields: dict[bytes, bytes]) -> None:
         """Give the body its limit, and refuse it if it says that it is longer."""
         self._body_left_bytes = self._body_bytes_max()
-        # The parser has seen that it is a number, and the only one.
-        if int(fields.get(b"content-length", b"0")) > self._body_left_bytes:
+        # The parser has seen that a length is a number, and stands alone.
+        length = fields.get(b"content-length")
+        if length is None:
+            if fields[b"transfer-encoding"].lower() != b"chunked":
+                raise MalformedRequest("The only transfer encoding known here is chunked.")
+        elif int(length) > self._body_left_bytes:
             raise self._body_too_large()
-        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            raise MalformedRequest("The only transfer encoding known here is chunked.")
         if b"expect" in fields:
             self.expect_100_continue = fields[b"expect"].lower() == b"100-continue"
 
     def _body_bytes_max(self) -> int:
         url = self.url
         if url.startswith(BATCH_PATH) and url.partition(b"?")[0] == BATCH_PATH:
-            return self._rules.settings.batch_body_bytes_max
-        return self._rules.settings.body_bytes_max
+            return self._rules.batch_body_bytes_max
+        return self._rules.body_bytes_max
 
     def _body_too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than {self._body_bytes_max()} bytes.")
 
     def _headers_too_large(self) -> HeadersTooLarge:
-        return HeadersTooLarge(f"The headers exceed {self._rules.settings.header_bytes_max} bytes.")
+        return HeadersTooLarge(f"The headers exceed {self._rules.header_bytes_max} bytes.")
 
     # Deadlines
 
@@ -355,7 +359,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """An answer is written: begin the next one, or wait for the next request."""
         self.server_state.total_requests += 1
         if self._receiving == _NOTHING and not self.pipeline:
-            self.deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+            self.deadline_s = self.loop.time() + self._rules.idle_timeout_s
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -371,7 +375,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client does not read our answer: it must before long."""
         super().pause_writing()
-        self.write_deadline_s = self.loop.time() + self._rules.settings.idle_timeout_s
+        self.write_deadline_s = self.loop.time() + self._rules.idle_timeout_s
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -431,10 +435,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self.deadline_s = self.loop.time() + LINGER_S
         self.flow.resume_reading()
         self.transport.write(farewell)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        self.transport.write_eof()
 
     def _answer(self, error: SmsgwError) -> bytes:
         """The bytes of a problem that no route gives."""

@@ -140,7 +140,8 @@ Sender = Annotated[
 Text = Annotated[
     str,
     Field(
-        description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused."
+        description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused.",
+        json_schema_extra={"minLength": 1},
     ),
 ]
 OtpText = Annotated[
@@ -148,7 +149,8 @@ OtpText = Annotated[
     Field(
         description="At most `limits.parts_max` parts. NUL, ESC and lone surrogates are refused. "
         "Required unless `otp`: then the default is `Your verification code is NNNNNN`, `{code}` "
-        "stands for the code that we make, and a text without it is sent as it is."
+        "stands for the code that we make, and a text without it is sent as it is.",
+        json_schema_extra={"minLength": 1},
     ),
 ]
 Reference = Annotated[
@@ -169,13 +171,13 @@ SendAt = Annotated[
     datetime,
     PlainValidator(rfc3339, json_schema_input_type=str),
     Field(
-        description="When to queue it: in the future, at most 35 days ahead. Not with `otp`.",
+        description="When to queue it: in the future, at most 35 days ahead.",
         json_schema_extra={"format": "date-time"},
     ),
 ]
 Express = Annotated[
     Flag,
-    Field(description="Priority and a time guarantee, at a surcharge. Not with `otp`."),
+    Field(description="Priority and a time guarantee, at a surcharge."),
 ]
 
 
@@ -197,7 +199,11 @@ class MessageRequest(Body):
     sender: Annotated[Sender, Field(alias="from")]
     text: OtpText | None = None
     otp: Annotated[
-        Flag, Field(description="The OTP lane: delivered or refused while the caller waits.")
+        Flag,
+        Field(
+            description="The OTP lane: delivered or refused while the caller waits. Not together "
+            "with `express` or `send_at`."
+        ),
     ] = False
     express: Express = False
     reference: Reference | None = None

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from smsgw import __version__
 from smsgw.api.app import admin_app, public_app
+from smsgw.api.demo import create_demo_clients
 from smsgw.api.protocol import edge_protocol
 from smsgw.api.sockets import ADMIN_SOCKET, listen_tcp, listen_unix
 from smsgw.gateway import Gateway
@@ -35,16 +36,18 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, settings: Settings, *, check_host: bool) -> _Server:
-    server = settings.server
+def _server(app: ASGIApp, gateway: Gateway, *, check_host: bool) -> _Server:
+    server = gateway.settings.server
+    protocol = edge_protocol(server, check_host=check_host, observe=gateway.metrics.http)
     return _Server(
         uvicorn.Config(
             app,
-            http=edge_protocol(server, check_host=check_host),
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             date_header=True,
             timeout_keep_alive=max(1, int(server.idle_timeout_s)),
@@ -58,7 +61,7 @@ async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
 
     Args:
         settings: the effective settings.
-        data: the data directory.
+        data: the data directory, as an absolute path.
         dev: whether to offer the sandbox.
 
     Raises:
@@ -66,36 +69,35 @@ async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
         ExceptionGroup: a loop that must run has failed; the next start recovers.
     """
     os.umask(0o077)
-    data = data.absolute()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    listener = listen_tcp(settings.server.host, settings.server.port)
+    gateway = await Gateway.open(settings, data, purpose="serve", dev=dev)
+    listener = admin = None
     try:
-        gateway = await Gateway.open(settings, data, purpose="serve", dev=dev)
-    except BaseException:
-        listener.close()
-        raise
-    admin = listen_unix(data / ADMIN_SOCKET)
-    try:
+        listener = listen_tcp(settings.server.host, settings.server.port)
+        admin = listen_unix(data / ADMIN_SOCKET)
         await gateway.serve()
+        if dev:
+            await create_demo_clients(gateway)
         await _serve(gateway, listener, admin, stop)
     finally:
-        (data / ADMIN_SOCKET).unlink(missing_ok=True)
         await gateway.close()
-        listener.close()
-        admin.close()
+        if admin is not None:
+            (data / ADMIN_SOCKET).unlink(missing_ok=True)
+            admin.close()
+        if listener is not None:
+            listener.close()
     log.info("serve.stopped", "everything is on disk; good bye")
 
 
 async def _serve(
     gateway: Gateway, listener: socket.socket, admin: socket.socket, stop: asyncio.Event
 ) -> None:
-    settings = gateway.settings
     servers = [
-        (_server(public_app(gateway), settings, check_host=True), listener),
-        (_server(admin_app(gateway), settings, check_host=False), admin),
+        (_server(public_app(gateway), gateway, check_host=True), listener),
+        (_server(admin_app(gateway), gateway, check_host=False), admin),
     ]
     tasks = [
         asyncio.create_task(server.serve(sockets=[where]), name="http") for server, where in servers

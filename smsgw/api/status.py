@@ -107,6 +107,10 @@ class SandboxRoutes:
         assert gateway.sandbox is not None
         self._sandbox = gateway.sandbox
 
+    async def messages(self, request: Request) -> Response:
+        """Look, or empty it."""
+        return await (self.clear if request.method == "DELETE" else self.list)(request)
+
     async def list(self, request: Request) -> Response:
         """``GET``: newest first; waits for one that matches."""
         given = query(

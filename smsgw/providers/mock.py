@@ -1,4 +1,4 @@
-"""The mock operator: what it does depends on the number alone, so the same number always does the same.
+"""The mock operator: what it does depends on the number alone, today and after a restart.
 
 It ships with the gateway for ``serve --dev``, for tests and for benchmarks. Its ids are derived
 from the message and the attempt, so that it can report again after a restart.
@@ -76,6 +76,10 @@ class Sandbox:
         self._messages.clear()
 
 
+def _open(path: str) -> IO[str]:
+    return Path(path).open("a", encoding="utf-8")
+
+
 class MockProvider:
     """An operator in this process."""
 
@@ -95,7 +99,7 @@ class MockProvider:
         """Open the journal, where one is wanted."""
         self._sink = sink
         if self._journal_path:
-            self._journal = Path(self._journal_path).open("a", encoding="utf-8")  # noqa: ASYNC230
+            self._journal = _open(self._journal_path)
 
     @property
     def trouble(self) -> str | None:

@@ -22,12 +22,14 @@ class TurnResult:
     """What a committed turn came to.
 
     ``errors`` has one place per item: None where it is on disk, else why it alone is not.
-    ``waiting`` is how many messages are queued now.
+    ``waiting`` is how many messages are queued now; ``queued`` the lowest rank that was put into
+    each queue.
     """
 
     errors: Sequence[SmsgwError | None]
     claims: Sequence[Message] = ()
     waiting: Mapping[QueueKey, int] = field(default_factory=dict)
+    queued: Mapping[QueueKey, int] = field(default_factory=dict)
     ended: Sequence[int] = ()
     work_s: float = 0.0
     commit_s: float = 0.0

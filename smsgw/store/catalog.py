@@ -30,8 +30,10 @@ class Catalog:
         """Open, or make, the catalog.
 
         Args:
+            path: where it is.
             shards: how many shard files a new store gets.
             store_id: what a new store is called, in all of its files.
+            now_ms: the time to note migrations with.
 
         Raises:
             StoreError: when the catalog says another number of shards, or cannot be read.

@@ -80,7 +80,7 @@ class Inbox:
         self._outcomes.extendleft(reversed(items))
 
     def take(self, units_max: int) -> list[Item]:
-        """The next turn's items: at least one, where there is one, and about ``units_max`` units."""
+        """The next turn's items: at least one, if there is one, and about ``units_max`` units."""
         items: list[Item] = list(self._urgent)
         self._urgent.clear()
         units = 0
@@ -205,6 +205,7 @@ class Shard:
         try:
             result = await self.store.turn(turn, self._clock.now_ms(), self._allotter.virtual)
         except ShardUnavailableError as error:
+            self._allotter.withdraw(self.number)
             self._allotter.settle_grants(claim, committed=False)
             await self._unavailable(items, error)
         except CommitUnknownError:
@@ -213,6 +214,7 @@ class Shard:
             raise
         else:
             self._committed(turn, items, claim, result)
+            await self.store.tidy()
 
     def _committed(
         self, turn: list[Item], items: list[Item], claim: Claim | None, result: TurnResult
@@ -229,7 +231,8 @@ class Shard:
         claimed = claim is not None and result.errors[-1] is None
         allotter.settle_grants(claim, committed=claimed)
         allotter.served(result.claims)
-        allotter.report(self.number, dict(result.waiting), claim.heads if claim and claimed else {})
+        heads = claim.heads if claim and claimed else {}
+        allotter.report(self.number, result.waiting, heads, result.queued)
         for number in result.ended:
             for future in self._watches.get(number, ()):
                 if not future.done():

@@ -9,6 +9,7 @@ import contextlib
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +37,9 @@ _PASSING: Final = {
     sqlite3.SQLITE_NOTADB,
 }
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
-_CHECKPOINT_PAGES: Final = 1000
-_WAL_FRAME_BYTES: Final = 4120
+_CHECKPOINT_CHANGES: Final = 5_000
+"""Changed rows after which the log is folded back: some thousand pages at the most."""
+_IDLE_MAX: Final = 4096
 
 
 def _primary(error: sqlite3.Error) -> int:
@@ -59,6 +61,8 @@ class SqliteShard:
         self.number = number
         self.path = path
         self.flows: dict[tuple[int, int, int], Flow] = {}
+        # Clients with nothing waiting, and when they are forgotten: the oldest first.
+        self._idle: deque[tuple[int, int, int]] = deque()
         self.waiting: dict[QueueKey, int] = {}
         self.lane_parts: dict[QueueKey, int] = {}
         self._express: dict[int, dict[int, int]] = {}
@@ -74,6 +78,7 @@ class SqliteShard:
         self._numbers = NumberSource(number, 0)
         self._next_client = 1
         self._counted_to = 0
+        self._folded_at = 0
 
     @classmethod
     async def open(
@@ -91,6 +96,12 @@ class SqliteShard:
         """Open, or make, a shard's file; checkpoint it; read what is kept in memory.
 
         Args:
+            number: the shard's.
+            path: its file.
+            readers: how many connections read it.
+            cache_kib: how much of it the writing connection keeps in memory.
+            wal_bytes_max: how long its log may grow before all of it is folded back.
+            now_ms: the time to note migrations with.
             identity: what the file's ``meta`` must say (shard number, store, epoch, count).
             turn_lock: shared by all shards of the process, see ``_turn``.
 
@@ -148,18 +159,28 @@ class SqliteShard:
         self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
     ) -> TurnResult:
         """Run on the writing thread."""
-        started_s = time.perf_counter()
-        try:
-            # Several shards' Python parts would fight for one interpreter lock and finish later
-            # for it; so one decides at a time, while the others commit.
-            with self._turn_lock:
-                started_s = time.perf_counter()
-                self._begin()
-                turns = [self._together(items, now_ms, virtual)]
-                errors: Sequence[SmsgwError | None] = [None] * len(items)
-        except _OneFailed:
-            turns, errors = self._one_by_one(items, now_ms, virtual)
+        with self._turn_lock:
+            started_s = time.perf_counter()
+            turns, errors = self._prepare(items, now_ms, virtual)
         worked_s = time.perf_counter()
+        return self._finish(turns, errors, started_s, worked_s)
+
+    def _prepare(
+        self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> tuple[list[Turn], Sequence[SmsgwError | None]]:
+        try:
+            self._begin()
+            return [self._together(items, now_ms, virtual)], [None] * len(items)
+        except _OneFailed:
+            return self._one_by_one(items, now_ms, virtual)
+
+    def _finish(
+        self,
+        turns: list[Turn],
+        errors: Sequence[SmsgwError | None],
+        started_s: float,
+        worked_s: float,
+    ) -> TurnResult:
         self._commit(turns)
         result = TurnResult(errors, work_s=worked_s - started_s)
         result.commit_s = time.perf_counter() - worked_s
@@ -167,9 +188,9 @@ class SqliteShard:
         for turn in turns:
             self._absorb(turn)
         result.waiting = dict(self.waiting)
+        result.queued = _lowest_queued(turns)
         if self.watched:
             result.ended = self._ended(turns)
-        self._checkpoint()
         return result
 
     def _ended(self, turns: list[Turn]) -> list[int]:
@@ -276,11 +297,14 @@ class SqliteShard:
         self._next_client = turn.next_client
         self._counted_to = turn.counted_next
         for key, flow in turn.flows.items():
-            if flow.waiting:
-                self.flows[key] = flow
-            else:
-                self.flows.pop(key, None)
+            self.flows[key] = flow
+            if not flow.waiting:
+                self._idle.append(key)
             self._count_parts(key, flow)
+        while len(self._idle) > _IDLE_MAX:
+            oldest = self._idle.popleft()
+            if oldest in self.flows and not self.flows[oldest].waiting:
+                del self.flows[oldest]
         waiting = self.waiting
         for queue, places in turn.queued.items():
             if places:
@@ -305,12 +329,19 @@ class SqliteShard:
             express.pop(client, None)
             self._express_parts.pop((client, route), None)
 
-    def _checkpoint(self) -> None:
-        """Fold the log back into the file now and then; all of it when it has grown too long."""
-        size = self.wal_bytes()
-        if size < _CHECKPOINT_PAGES * _WAL_FRAME_BYTES:
-            return
-        mode = "TRUNCATE" if size > self._wal_bytes_max else "PASSIVE"
+    async def tidy(self) -> None:
+        """Fold the log back into the file now and then; all of it when it has grown too long.
+
+        Between turns, when the answers of the last one are on their way.
+        """
+        changes = self._writer.raw.total_changes
+        if changes - self._folded_at >= _CHECKPOINT_CHANGES:
+            self._folded_at = changes
+            mode = "TRUNCATE" if self.wal_bytes() > self._wal_bytes_max else "PASSIVE"
+            await self._writer.run(self._checkpoint, mode)
+
+    def _checkpoint(self, mode: str) -> None:
+        # A reader in the way is no error: the rest is folded the next time.
         with contextlib.suppress(sqlite3.OperationalError):
             self._writer.raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
@@ -390,6 +421,17 @@ class SqliteShard:
                 lambda: self._writer.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             )
         await self._writer.close()
+
+
+def _lowest_queued(turns: list[Turn]) -> dict[QueueKey, int]:
+    """The lowest rank that turns have put into each queue and left there."""
+    lowest: dict[QueueKey, int] = {}
+    for turn in turns:
+        for key, places in turn.queued.items():
+            if places:
+                rank = min(places.values())[0]
+                lowest[key] = min(rank, lowest.get(key, rank))
+    return lowest
 
 
 class _OneFailed(Exception):

@@ -41,7 +41,10 @@ class SqliteThread:
         check_version()
         try:
             connection = await aiosqlite.connect(
-                path, isolation_level=None, cached_statements=_STATEMENTS_CACHED
+                path,
+                isolation_level=None,
+                cached_statements=_STATEMENTS_CACHED,
+                check_same_thread=False,
             )
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from error
@@ -123,7 +126,8 @@ def migrate(connection: sqlite3.Connection, steps: list[tuple[int, str, str]], n
         raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
     for number, name, script in steps[done:]:
         # executescript would commit on its own; one BEGIN … COMMIT inside keeps them together.
-        note = f"INSERT INTO migration VALUES ({number}, '{name}', {now_ms});"
+        # Number and name come from our own file, the time from our own clock.
+        note = f"INSERT INTO migration VALUES ({number}, '{name}', {now_ms});"  # noqa: S608
         try:
             connection.executescript(f"BEGIN IMMEDIATE;\n{script}\n{note}\nCOMMIT;")
         except BaseException:

@@ -71,13 +71,14 @@ FROM client AS c LEFT JOIN (
 WHERE c.held_cents <> coalesce(m.held, 0) OR c.waiting <> coalesce(m.waiting, 0);
 
 -- name: queued
--- Every queued message has its place, and every place its queued message.
+-- Every queued message has its place.
 SELECT m.client, 'message ' || lower(hex(m.id)) || ' is QUEUED but in no queue' FROM message AS m
 WHERE m.status = 1 AND NOT EXISTS (
     SELECT 1 FROM queue AS q
     WHERE q.route = m.route AND q.lane = m.lane AND q.rank = m.rank AND q.message = m.number);
 
 -- name: places
+-- Every place in a queue has its queued message.
 SELECT q.client, 'a place in a queue without its message' FROM queue AS q
 LEFT JOIN message AS m ON m.number = q.message
 WHERE m.number IS NULL OR m.status <> 1 OR m.client <> q.client OR m.parts <> q.parts
@@ -92,15 +93,19 @@ WHERE m.status IN (0, 5) AND NOT EXISTS (
     WHERE t.due_at_ms = m.due_at_ms AND t.message = m.number AND t.kind = 0);
 
 -- name: totals
--- The daily totals count every stored message once, as it is.
-SELECT client, 'daily totals differ from the messages' FROM (
+-- The daily totals count every message once, as it is; those of a purged day outlive its messages.
+WITH purged AS (
+    SELECT CASE value WHEN 0 THEN 0 ELSE ((value >> 22) + 1735689600000) / 86400000 END AS day
+    FROM meta WHERE key = 'purged_to'),
+told AS (
     SELECT client, day, sender, status, messages, parts, cost_cents, held_cents, charged_cents
-    FROM total WHERE messages <> 0
-    EXCEPT
-    SELECT client, ((number >> 22) + 1735689600000) / 86400000, sender, status, count(*),
+    FROM total WHERE day > (SELECT day FROM purged)
+    AND (messages, parts, cost_cents, held_cents, charged_cents) <> (0, 0, 0, 0, 0)),
+counted AS (
+    SELECT client, ((number >> 22) + 1735689600000) / 86400000 AS day, sender, status, count(*),
            sum(parts), sum(cost_cents), sum(held_cents), sum(charged_cents)
     FROM message WHERE number <= (SELECT value FROM meta WHERE key = 'counted_to')
-    GROUP BY 1, 2, 3, 4)
-WHERE (SELECT value FROM meta WHERE key = 'purged_to') < (SELECT coalesce(min(number), 0) FROM message)
-  AND NOT EXISTS (SELECT 1 FROM entry WHERE kind = 5)
-GROUP BY client;
+    GROUP BY client, day, sender, status HAVING day > (SELECT day FROM purged))
+SELECT DISTINCT client, 'daily totals differ from the messages' FROM (
+    SELECT * FROM (SELECT * FROM told EXCEPT SELECT * FROM counted)
+    UNION ALL SELECT * FROM (SELECT * FROM counted EXCEPT SELECT * FROM told));

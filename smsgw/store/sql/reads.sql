@@ -78,7 +78,8 @@ WHERE client = ? AND day BETWEEN ? AND ? AND messages <> 0;
 
 -- name: report_fresh
 -- What was not counted yet: the client's holds above the watermark. An entry is at most a few
--- milliseconds older than its message's number, so a minute's margin finds them all.
+-- milliseconds older than its message's number, so a minute's margin finds them all. Days can be of
+-- any year, and those far away must not be shifted out of 64 bits.
 SELECT ((m.number >> 22) + 1735689600000) / 86400000 AS day, m.sender, m.status,
        count(*), sum(m.parts), sum(m.cost_cents), sum(m.held_cents), sum(m.charged_cents)
 FROM entry AS e CROSS JOIN message AS m ON m.number = e.message
@@ -89,8 +90,8 @@ WHERE e.client = ?1 AND e.kind = 2
       WHERE o.client = ?1 AND o.at_ms < (SELECT (value >> 22) + 1735689540000 FROM meta
                                          WHERE key = 'counted_to')
       ORDER BY o.sequence DESC LIMIT 1), 0)
-  AND m.number >= (?2 * 86400000 - 1735689600000) << 22
-  AND m.number < ((?3 + 1) * 86400000 - 1735689600000) << 22
+  AND (m.number >> 22) + 1735689600000 >= ?2 * 86400000
+  AND (m.number >> 22) + 1735689600000 < (?3 + 1) * 86400000
 GROUP BY 1, 2, 3;
 
 -- name: messages_of_provider_id

@@ -33,8 +33,9 @@ SELECT message FROM queue WHERE route < 0 AND client = ? LIMIT ?;
 SELECT number FROM message WHERE status = 2 LIMIT ?;
 
 -- name: message_on_route
--- Queued messages of a route that the settings no longer know.
-SELECT message FROM queue WHERE route = ? LIMIT ?;
+-- Queued messages of a route behind a place, in their order.
+SELECT message, lane, rank FROM queue WHERE route = ? AND (lane, rank, message) > (?, ?, ?)
+ORDER BY lane, rank, message LIMIT ?;
 
 -- name: routes_queued
 -- The routes that have something queued.

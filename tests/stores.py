@@ -1,0 +1,127 @@
+"""A shard's store without its loop, on a real file, for tests that break it."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smsgw.models import Account, Lane, Message
+from smsgw.store.audit import audit
+from smsgw.store.base import TurnResult
+from smsgw.store.sqlite import SqliteShard
+from smsgw.turn import Item
+from tests.records import NOW_MS
+
+IDENTITY = {"store": 77, "shard": 0, "shards": 1, "epoch": 1}
+
+
+async def open_shard(
+    path: Path,
+    *,
+    number: int = 0,
+    turn_lock: "threading.Lock | None" = None,
+    identity: Mapping[str, int] | None = None,
+    wal_bytes_max: int = 1 << 24,
+) -> SqliteShard:
+    """One shard's file, opened as a gateway does."""
+    return await SqliteShard.open(
+        number,
+        path,
+        readers=1,
+        cache_kib=2048,
+        turn_lock=turn_lock or threading.Lock(),
+        wal_bytes_max=wal_bytes_max,
+        identity=identity or {**IDENTITY, "shard": number},
+        now_ms=NOW_MS,
+    )
+
+
+async def turn(store: SqliteShard, *items: Item, now_ms: int = NOW_MS) -> TurnResult:
+    """One turn of these items."""
+    return await store.turn(items, now_ms, {})
+
+
+def plain(path: Path) -> sqlite3.Connection:
+    """A connection of our own, in which nothing is watched over."""
+    return sqlite3.connect(path, isolation_level=None, timeout=0)
+
+
+def dump(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table."""
+    tables = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall()
+    return {
+        name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+        for (name,) in tables
+    }
+
+
+def findings(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
+    """What an audit finds: (check, client id)."""
+    return [(found.check, found.client_id) for found in audit(connection, 0).findings]
+
+
+def assert_memory_is_file(store: SqliteShard, connection: sqlite3.Connection) -> None:
+    """What a shard keeps in memory is what its file says."""
+    accounts = {row[0]: Account(*row) for row in connection.execute("SELECT * FROM client")}
+    for number, account in store._cache.accounts.items():
+        assert account == accounts[number]
+        assert store._cache.account_of[account.id] is account
+    assert len(store._cache.account_of) == len(store._cache.accounts)
+    for number, message in store._cache.messages.items():
+        row = connection.execute("SELECT * FROM message WHERE number = ?", (number,)).fetchone()
+        assert message == Message(*row)
+    queue = connection.execute(
+        "SELECT client, route, lane, count(*), sum(parts) FROM queue GROUP BY 1, 2, 3"
+    ).fetchall()
+    flows = {key: (flow.waiting, flow.parts) for key, flow in store.flows.items() if flow.waiting}
+    assert flows == {tuple(row[:3]): tuple(row[3:]) for row in queue}
+    assert {key: n for key, n in store.waiting.items() if n} == _sums(queue, 3)
+    express = _sums((row for row in queue if row[2] == Lane.EXPRESS), 4)
+    assert {key: n for key, n in store.lane_parts.items() if n} == express
+    assert store._next_client == max(accounts, default=0) + 1
+    counted = connection.execute("SELECT value FROM meta WHERE key = 'counted_to'").fetchone()
+    assert (store._counted_to,) == counted
+
+
+def _sums(rows: Iterable[Sequence[int]], column: int) -> dict[tuple[int, int], int]:
+    found: dict[tuple[int, int], int] = {}
+    for row in rows:
+        key = (row[1], row[2])
+        found[key] = found.get(key, 0) + row[column]
+    return found
+
+
+class Unreliable:
+    """A connection whose statements can be made to fail, in place of a disk that does."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.fails: dict[str, tuple[int, bool]] = {}
+
+    def fail(self, statement: str, code: int, *, after: bool = False) -> None:
+        """Have the next such statement fail, before or after it was carried out."""
+        self.fails[statement] = (code, after)
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        """Run it, or fail."""
+        code, after = self.fails.pop(sql, (0, False))
+        if not code or after:
+            cursor = self.connection.execute(sql, *parameters)
+            if not code:
+                return cursor
+        error = sqlite3.OperationalError(f"simulated: {code}")
+        error.sqlite_errorcode = code
+        raise error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+
+def make_unreliable(store: SqliteShard) -> Unreliable:
+    """Put an ``Unreliable`` in front of a shard's writing connection."""
+    connection = Unreliable(store._writer.raw)
+    store._writer.raw = connection  # type: ignore[assignment]
+    return connection

@@ -1,0 +1,1085 @@
+"""Any items in any turns: a real shard's file does what a small model of money and states does.
+
+Every rule is one or two turns of several items each, on the real file. Afterwards every balance,
+every message and what the shard keeps in memory are compared, and the audit must find nothing.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from smsgw.accounts import AddClient, Adjust, Cancel, PauseClient
+from smsgw.admission import (
+    Accepted,
+    Admit,
+    AdmitBatch,
+    BatchProgress,
+    Draft,
+    KeyUse,
+    Rejected,
+    Replay,
+    key_use,
+)
+from smsgw.codes import Close, Open
+from smsgw.errors import (
+    BacklogFull,
+    IdempotencyInProgress,
+    IdempotencyMismatch,
+    InsufficientCredits,
+    InternalError,
+    InvalidRecipient,
+    InvalidRequest,
+    NotCancellable,
+    SmsgwError,
+    UnknownClient,
+    UnknownMessage,
+)
+from smsgw.fairness import Claim, Grant, Unshelve
+from smsgw.ids import number_at
+from smsgw.metrics import Metrics
+from smsgw.models import FINAL_FROM, WAITING, Lane, Outcome, Rules, Status, Timer, Verdict
+from smsgw.receipts import Receive
+from smsgw.recovery import RecoverFlights
+from smsgw.store.audit import audit
+from smsgw.sweeper import (
+    CountSpan,
+    ExpireSpan,
+    FireTimers,
+    FoldEntries,
+    ForgetMessages,
+    ReceiptSpan,
+    Walk,
+)
+from smsgw.tariff import Tariff
+from smsgw.turn import Item, Turn, Wants
+from smsgw.worker import Settle
+from tests.records import NOW_MS
+from tests.stores import assert_memory_is_file, open_shard, plain
+
+METRICS: Final = Metrics()
+TARIFF: Final = Tariff()
+VALIDITY_MS, RECEIPT_MS, FORGET_MS = 100_000, 200_000, 86_400_000
+DEADLINE_MS: Final = 5_000
+RULES: Final = Rules(
+    attempts_max=2,
+    express_attempts_max=3,
+    retry_base_ms=10_000,
+    uncertain_ms=50_000,
+    receipt_timeout_ms=RECEIPT_MS,
+    validity_ms=VALIDITY_MS,
+    guarantee_ms=4_000,
+    backlog_client_max=7,
+    idempotency_ms=1 << 50,
+    without_receipts=frozenset({"blind"}),
+)
+CLIENTS: Final = [bytes([n]) * 16 for n in range(4)]
+"""The last of them is never created."""
+WORDS: Final = {
+    "DELIVRD": Status.DELIVERED,
+    "UNDELIV": Status.FAILED_PERM,
+    "EXPIRED": Status.EXPIRED,
+    "ENROUTE": None,
+}
+WALKS: Final[dict[type[Walk], int]] = {
+    ExpireSpan: VALIDITY_MS,
+    ReceiptSpan: RECEIPT_MS,
+    CountSpan: 5_000,
+    ForgetMessages: FORGET_MS,
+}
+S = Status
+
+# What can happen. Where it says ``target``, a message that was there before the turn is meant.
+
+
+@dataclass(frozen=True)
+class DoAdjust:
+    client: int
+    amount: int
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Sms:
+    lane: Lane
+    parts: int
+    send_in_ms: int | None = None
+    validity_ms: int | None = None
+
+    @property
+    def cost(self) -> int:
+        return TARIFF.cost_cents(self.lane, self.parts)
+
+
+@dataclass(frozen=True)
+class DoAdmit:
+    client: int
+    sms: Sms
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class DoBatch:
+    client: int
+    items: tuple[Sms | None, ...]
+    all_or_nothing: bool
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class DoOpen:
+    client: int
+    provider: str | None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class DoClose:
+    target: int
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class DoSettle:
+    target: int
+    verdict: Verdict
+    stale: bool = False
+
+
+@dataclass(frozen=True)
+class DoReceive:
+    target: int
+    word: str
+
+
+@dataclass(frozen=True)
+class DoCancel:
+    target: int
+    stranger: bool = False
+
+
+@dataclass(frozen=True)
+class DoPause:
+    client: int
+    paused: bool
+
+
+@dataclass(frozen=True)
+class DoUnshelve:
+    client: int
+
+
+@dataclass(frozen=True)
+class DoFire:
+    pass
+
+
+@dataclass(frozen=True)
+class DoWalk:
+    walk: type[Walk]
+
+
+@dataclass(frozen=True)
+class DoFold:
+    client: int
+
+
+@dataclass(frozen=True)
+class DoRecover:
+    pass
+
+
+@dataclass(frozen=True)
+class DoClaim:
+    parts: int
+    provider: str
+
+
+@dataclass(frozen=True)
+class DoPoison:
+    kind: str
+
+
+# The model: what CONTRACT and DESIGN say, with dictionaries.
+
+
+@dataclass
+class Purse:
+    credits: int = 0
+    held: int = 0
+    charged: int = 0
+    waiting: int = 0
+    paused: bool = False
+
+
+@dataclass
+class Book:
+    """A message of the model."""
+
+    client: bytes
+    lane: Lane
+    parts: int
+    cost: int
+    surcharge: int
+    expires_at: int
+    submit_by: int | None
+    status: Status = S.QUEUED
+    held: int = 0
+    charged: int = 0
+    attempts: int = 0
+    provider: str | None = None
+    due_at: int | None = None
+    submitted_at: int | None = None
+    since: int = 0
+    key: str | None = None
+    closed: bool = False
+
+
+@dataclass
+class Key:
+    meaning: Any
+    subject: int
+    credits: int
+    running: bool = False
+
+
+@dataclass
+class Model:
+    rules: Rules
+    now: int = NOW_MS
+    purses: dict[bytes, Purse] = field(default_factory=dict)
+    books: dict[int, Book] = field(default_factory=dict)
+    keys: dict[tuple[bytes, str], Key] = field(default_factory=dict)
+    timers: set[tuple[int, int, Timer]] = field(default_factory=set)
+    marks: dict[type[Walk], int] = field(default_factory=lambda: dict.fromkeys(WALKS, 0))
+
+    def move(self, book: Book, status: Status) -> None:
+        purse = self.purses[book.client]
+        purse.waiting += (status in WAITING) - (book.status in WAITING)
+        book.status = status
+
+    def capture(self, book: Book) -> None:
+        purse, held = self.purses[book.client], book.held
+        missed = book.submit_by is not None and (book.submitted_at or self.now) > book.submit_by
+        back = min(held, book.surcharge) if missed else 0
+        book.held = 0
+        book.charged += held - back
+        purse.held -= held
+        purse.charged += held - back
+        purse.credits += back
+
+    def release(self, book: Book) -> None:
+        purse = self.purses[book.client]
+        purse.held -= book.held
+        purse.credits += book.held
+        book.held = 0
+
+    def end(self, book: Book, status: Status) -> None:
+        self.move(book, status)
+        book.due_at = None
+        if status is S.DELIVERED:
+            self.capture(book)
+        else:
+            self.release(book)
+
+    def invalid(self, book: Book) -> bool:
+        return book.expires_at <= self.now
+
+    def accept(self, client: bytes, number: int, sms: Sms, key: str | None = None) -> Book:
+        begins = self.now + (sms.send_in_ms or 0)
+        validity = VALIDITY_MS if sms.validity_ms is None else sms.validity_ms
+        book = Book(
+            client,
+            sms.lane,
+            sms.parts,
+            sms.cost,
+            TARIFF.surcharge_cents(sms.lane, sms.parts),
+            begins + validity,
+            begins + self.rules.guarantee_ms if sms.lane is Lane.EXPRESS else None,
+            held=sms.cost,
+            key=key,
+        )
+        purse = self.purses[client]
+        purse.credits -= sms.cost
+        purse.held += sms.cost
+        assert number not in self.books
+        assert number > max(self.books, default=0)
+        self.books[number] = book
+        if sms.lane is not Lane.OTP:
+            purse.waiting += 1
+        if sms.send_in_ms is not None:
+            book.status, book.due_at = S.SCHEDULED, begins
+            self.timers.add((begins, number, Timer.PROMOTE))
+        if sms.send_in_ms is not None or sms.validity_ms is not None:
+            self.timers.add((book.expires_at, number, Timer.EXPIRE))
+        return book
+
+    def refusal(self, purse: Purse, sms: Sms) -> type[SmsgwError] | None:
+        """Why a message is refused now, if it is."""
+        if sms.send_in_ms is not None and sms.send_in_ms <= 0:
+            return InvalidRequest
+        if sms.lane is not Lane.OTP and purse.waiting >= self.rules.backlog_client_max:
+            return BacklogFull
+        return InsufficientCredits if purse.credits < sms.cost else None
+
+    def settle(self, number: int, verdict: Verdict, attempt: int) -> None:
+        book = self.books[number]
+        if book.lane is Lane.OTP or book.attempts != attempt:
+            return
+        if book.status not in (S.SENDING, S.UNCERTAIN):
+            return
+        if verdict is Verdict.ACCEPTED:
+            self.accepted(book)
+        elif verdict is Verdict.REFUSED:
+            self.end(book, S.FAILED_PERM)
+        elif verdict is Verdict.FAILED:
+            self.fail(number, book)
+        elif verdict is Verdict.UNKNOWN:
+            if book.status is S.SENDING:
+                self.doubt(number, book)
+        elif self.invalid(book):
+            book.attempts -= 1
+            self.end(book, S.EXPIRED)
+        else:
+            book.attempts -= 1
+            self.move(book, S.QUEUED)
+
+    def accepted(self, book: Book) -> None:
+        book.submitted_at = self.now
+        self.move(book, S.SENT)
+        if book.provider == "blind":
+            self.capture(book)
+            self.end(book, S.UNKNOWN)
+        elif self.rules.capture_on_sent:
+            self.capture(book)
+
+    def fail(self, number: int, book: Book) -> None:
+        express = book.lane is Lane.EXPRESS
+        limit = self.rules.express_attempts_max if express else self.rules.attempts_max
+        if book.attempts >= limit:
+            self.end(book, S.FAILED_PERM)
+        else:
+            self.try_later(number, book)
+
+    def try_later(self, number: int, book: Book, due_at: int | None = None) -> None:
+        if self.invalid(book):
+            self.end(book, S.EXPIRED)
+        else:
+            self.move(book, S.FAILED_TEMP)
+            book.due_at = due_at  # None: to be learned, its delay is drawn
+            if due_at is not None:
+                self.timers.add((due_at, number, Timer.PROMOTE))
+
+    def doubt(self, number: int, book: Book, *, crashed: bool = False) -> None:
+        if self.rules.on_uncertain == "wait":
+            self.move(book, S.UNCERTAIN)
+            book.since = self.now
+            self.timers.add((self.now + self.rules.uncertain_ms, number, Timer.UNCERTAIN))
+        elif self.rules.on_uncertain == "fail":
+            self.end(book, S.UNKNOWN)
+        elif crashed:
+            self.try_later(number, book, self.now)
+        else:
+            self.fail(number, book)
+
+    def receive(self, book: Book, word: str) -> None:
+        status = WORDS[word]
+        late = book.lane is Lane.OTP and book.status is S.SENDING and self.invalid(book)
+        if status is None or late or book.status not in (S.SENDING, S.SENT, S.UNCERTAIN):
+            return
+        if book.submitted_at is None:
+            book.submitted_at = self.now
+        early = book.status is not S.SENT
+        if self.rules.capture_on_sent and early and book.lane is not Lane.OTP:
+            self.capture(book)
+        self.end(book, status)
+
+    def expire(self, book: Book) -> None:
+        if book.status in WAITING and self.invalid(book):
+            self.end(book, S.EXPIRED)
+
+    def time_out(self, book: Book) -> bool:
+        since, limit = {
+            S.SENT: (book.submitted_at or 0, self.rules.receipt_timeout_ms),
+            S.UNCERTAIN: (book.since, self.rules.uncertain_ms),
+        }.get(book.status, (self.now, 1))
+        if since + limit > self.now:
+            return False
+        self.end(book, S.UNKNOWN)
+        return True
+
+    def fire(self, timers: set[tuple[int, int, Timer]]) -> None:
+        for due_at, number, timer in sorted(timers):
+            if due_at > self.now:
+                break
+            self.timers.discard((due_at, number, timer))
+            book = self.books.get(number)
+            if book is None:
+                continue
+            if timer is Timer.PROMOTE:
+                if book.due_at is not None and book.due_at <= self.now:
+                    if self.invalid(book):
+                        self.end(book, S.EXPIRED)
+                    else:
+                        self.move(book, S.QUEUED)
+                        book.due_at = None
+            elif timer is Timer.EXPIRE:
+                self.expire(book)
+            elif timer is Timer.RECEIPT:
+                self.wait_for_receipt(number, book)
+            elif timer is Timer.UNCERTAIN:
+                self.time_out(book)
+
+    def wait_for_receipt(self, number: int, book: Book) -> None:
+        if book.status < FINAL_FROM and not self.time_out(book):
+            since = book.submitted_at or self.now
+            self.timers.add((since + self.rules.receipt_timeout_ms, number, Timer.RECEIPT))
+
+    def walk(self, walk: type[Walk], to: int, seen: dict[int, Status]) -> None:
+        """Work on a stretch; ``seen`` is where its messages were when it was loaded."""
+        stretch = [(n, b) for n, b in self.books.items() if self.marks[walk] < n <= to]
+        self.marks[walk] = max(to, self.marks[walk])
+        for number, book in stretch:
+            if walk is ExpireSpan and seen[number] in WAITING:
+                if book.status in WAITING and self.invalid(book):
+                    self.end(book, S.EXPIRED)
+                else:
+                    self.timers.add((book.expires_at, number, Timer.EXPIRE))
+            elif walk is ReceiptSpan:
+                self.wait_for_receipt(number, book)
+
+    def recover(self) -> None:
+        for number, book in self.books.items():
+            if book.status is S.SENDING:
+                if book.lane is Lane.OTP:
+                    self.end(book, S.FAILED_PERM)
+                    self.close_key(number, book)
+                else:
+                    self.doubt(number, book, crashed=True)
+
+    def close_key(self, number: int, book: Book) -> None:
+        book.closed = True
+        if book.key is not None:
+            key = self.keys[book.client, book.key]
+            assert key.subject == number
+            key.running, key.credits = False, self.purses[book.client].credits
+
+
+class Poison(Item):
+    """Changes what it finds, and then cannot be stored."""
+
+    __slots__ = ("client", "kind", "message")
+
+    def __init__(self, kind: str, client: bytes, message: int | None) -> None:
+        super().__init__()
+        self.kind, self.client, self.message = kind, client, message
+
+    def needs(self, wants: Wants) -> None:
+        wants.clients.add(self.client)
+        if self.message is not None:
+            wants.messages.add(self.message)
+        if self.kind == "needs":
+            raise ValueError(self.kind)
+        if self.kind == "load":
+            wants.asks.append(("no such statement", ()))
+
+    def decide(self, turn: Turn) -> None:
+        account = turn.account_of[self.client]
+        account.credits_cents += 1_000_000
+        account.sequence += 7
+        turn.touch_account(account)
+        message = turn.messages.get(self.message or 0)
+        if message is not None:
+            turn.touch(message)
+            message.held_cents += 1
+            flow = turn.flow(message.client, 0, int(Lane.EXPRESS))
+            flow.waiting += 5
+        turn.next_client += 3
+        turn.counted_next += 10
+        if self.kind == "decide":
+            raise ZeroDivisionError(self.kind)
+        account.weight = 0  # its CHECK says otherwise
+
+    def quarantine(self) -> str:
+        return self.kind
+
+
+LIKELY: Final[dict[type, frozenset[Status]]] = {
+    DoSettle: frozenset({S.SENDING, S.UNCERTAIN}),
+    DoReceive: frozenset({S.SENDING, S.SENT, S.UNCERTAIN}),
+    DoCancel: WAITING,
+}
+"""To which messages something happens most of the time; at other times to any."""
+
+keys = st.sampled_from([None, None, "a", "b", "c"])
+clients = st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3])
+targets = st.integers(0, 30)
+providers = st.sampled_from(["mock", "mock", "blind"])
+smses = st.builds(
+    Sms,
+    st.sampled_from([Lane.REGULAR, Lane.EXPRESS]),
+    st.sampled_from([1, 1, 3]),
+    st.sampled_from([None, None, None, 0, 20_000]),
+    st.sampled_from([None, None, 60_000]),
+)
+adjusts = st.builds(DoAdjust, clients, st.sampled_from([-40, -5, 3, 20, 100]), keys)
+admits = st.builds(DoAdmit, clients, smses, keys)
+settles = st.builds(
+    DoSettle,
+    targets,
+    st.sampled_from([Verdict.ACCEPTED, Verdict.ACCEPTED, *Verdict]),
+    st.sampled_from([False, False, False, True]),
+)
+receives = st.builds(DoReceive, targets, st.sampled_from([*WORDS]))
+cancels = st.builds(DoCancel, targets, st.sampled_from([False, False, False, True]))
+claims = st.builds(DoClaim, st.integers(0, 5), providers)
+happenings = st.one_of(
+    adjusts,
+    admits,
+    admits,
+    st.builds(
+        DoBatch,
+        clients,
+        st.lists(st.one_of(st.none(), smses, smses, smses), min_size=1, max_size=4).map(tuple),
+        st.booleans(),
+        keys,
+    ),
+    st.builds(DoOpen, clients, st.one_of(st.none(), providers, providers), keys),
+    st.builds(DoClose, targets, st.sampled_from([None, Verdict.ACCEPTED, *Verdict])),
+    settles,
+    settles,
+    receives,
+    cancels,
+    st.builds(DoPause, clients, st.booleans()),
+    st.builds(DoUnshelve, st.sampled_from([0, 1, 2])),
+    st.just(DoFire()),
+    st.builds(DoWalk, st.sampled_from([*WALKS])),
+    st.builds(DoFold, clients),
+)
+some = st.lists(happenings, max_size=4)
+claiming = st.one_of(st.none(), claims, claims)
+poisons = st.builds(DoPoison, st.sampled_from(["needs", "load", "decide", "write"]))
+
+
+class Money(RuleBasedStateMachine):
+    """A shard's file beside the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = self.folder / "00.db"
+        self.runner = asyncio.Runner()
+        self.virtual: dict[tuple[int, int], int] = {}
+        self.open()
+        self.reader = plain(self.path)
+
+    def open(self) -> None:
+        self.store = self.runner.run(open_shard(self.path))
+
+    def close(self) -> None:
+        self.runner.run(self.store.close())
+
+    def teardown(self) -> None:
+        self.reader.close()
+        self.close()
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    @initialize(
+        on_uncertain=st.sampled_from(["wait", "resend", "fail"]), capture_on_sent=st.booleans()
+    )
+    def begin(self, on_uncertain: str, capture_on_sent: bool) -> None:
+        rules = replace(RULES, on_uncertain=on_uncertain, capture_on_sent=capture_on_sent)
+        self.model = Model(rules)
+
+        async def add() -> None:
+            for client, credit in zip(CLIENTS, (300, 60, 0), strict=False):
+                request = AddClient(client, "test", weight=1 + credit % 7, credit_cents=credit)
+                await self.store.turn([request], self.model.now, {})
+                self.model.purses[client] = Purse(credit)
+
+        self.runner.run(add())
+        plain = Sms(Lane.REGULAR, 1)
+        self.turn([DoAdmit(0, plain), DoAdmit(0, replace(plain, parts=3)), DoAdmit(1, plain)])
+
+    # Rules: turns of anything, and of the pairs that are most likely to disturb each other.
+
+    @rule(before=some, claim=claiming)
+    def anything(self, before: list[Any], claim: Any) -> None:
+        self.turn([*before, claim])
+
+    @rule(before=some, sms=smses, client=clients, key=st.sampled_from("ab"), same=st.booleans())
+    def two_equal_keys(
+        self, before: list[Any], sms: Sms, client: int, key: str, same: bool
+    ) -> None:
+        second = sms if same else replace(sms, parts=sms.parts + 1)
+        self.turn([*before, DoAdmit(client, sms, key), DoAdmit(client, second, key)])
+
+    @rule(before=some, receive=receives, swap=st.booleans(), again=st.booleans(), claim=claiming)
+    def a_settlement_and_its_receipt(
+        self, before: list[Any], receive: DoReceive, swap: bool, again: bool, claim: Any
+    ) -> None:
+        flying = self.having(S.SENDING)
+        target = flying[receive.target % len(flying)] if flying else receive.target
+        pair = [DoSettle(target, Verdict.ACCEPTED), replace(receive, target=target)]
+        self.turn([*before, *(pair[::-1] if swap else pair), *([pair[1]] * again), claim])
+
+    @rule(before=some, adjust=adjusts, admit=admits, swap=st.booleans(), claim=claiming)
+    def a_top_up_and_an_admission(
+        self, before: list[Any], adjust: DoAdjust, admit: DoAdmit, swap: bool, claim: Any
+    ) -> None:
+        pair: list[Any] = [replace(adjust, client=admit.client), admit]
+        self.turn([*before, *(pair[::-1] if swap else pair), claim])
+
+    @rule(before=some, index=targets, claim=claims)
+    def a_cancel_and_a_claim(self, before: list[Any], index: int, claim: DoClaim) -> None:
+        queued = self.having(S.QUEUED)
+        target = queued[index % len(queued)] if queued else index
+        self.turn([*before, DoCancel(target), replace(claim, parts=claim.parts + 1)])
+
+    @rule(before=some, poison=st.lists(poisons, min_size=1, max_size=2), after=some, claim=claiming)
+    def poison(self, before: list[Any], poison: list[Any], after: list[Any], claim: Any) -> None:
+        self.turn([*before, *poison, *after, claim])
+
+    @precondition(lambda self: self.having(S.QUEUED))
+    @rule(
+        parts=st.integers(1, 8), verdict=st.sampled_from([*Verdict]), word=st.sampled_from([*WORDS])
+    )
+    def a_flight(self, parts: int, verdict: Verdict, word: str) -> None:
+        self.turn([DoClaim(parts, "mock")])
+        self.turn([DoSettle(target, verdict) for target in self.having(S.SENDING)[:4]])
+        self.turn([DoReceive(target, word) for target in self.having(S.SENT)[:2]])
+
+    @rule(
+        ms=st.sampled_from([1, 1_000, 4_001, 20_000, 60_000, 150_000, 90_000_000]), sweep=st.booleans()
+    )
+    def time_passes(self, ms: int, sweep: bool) -> None:
+        self.model.now += ms
+        if sweep:
+            self.turn([DoFire(), *(DoWalk(walk) for walk in WALKS)])
+
+    @rule(recover=st.booleans())
+    def it_is_opened_again(self, recover: bool) -> None:
+        self.close()
+        self.open()
+        if recover:
+            self.turn([DoRecover()])
+
+    def having(self, status: Status) -> list[int]:
+        """The messages of a status."""
+        return [number for number, book in self.model.books.items() if book.status is status]
+
+    # A turn: items for what happens, then what the model says about each.
+
+    def turn(self, happenings: list[Any]) -> None:
+        seen: set[Any] = set()
+        steps = []
+        for happens in happenings:
+            # One walk of a kind at a time, as the sweeper does.
+            if happens is None or (isinstance(happens, DoWalk) and happens in seen):
+                continue
+            seen.add(happens)
+            target = self.target(happens)
+            if not hasattr(happens, "target") or target is not None:
+                steps.append((happens, target))
+        self.runner.run(self.run_turn(steps))
+
+    def target(self, happens: Any) -> int | None:
+        """The message that is meant: by its number, or one of those to which it may happen."""
+        index = getattr(happens, "target", 0)
+        books = self.model.books
+        if index in books:
+            return int(index)
+        if isinstance(happens, DoClose):
+            open_codes = [n for n, b in books.items() if b.lane is Lane.OTP and not b.closed]
+            return open_codes[index % len(open_codes)] if open_codes else None
+        likely = [n for n, b in books.items() if b.status in LIKELY.get(type(happens), ())]
+        numbers = likely if likely and index % 4 else list(books)
+        return numbers[index % len(numbers)] if numbers else None
+
+    async def run_turn(self, steps: list[tuple[Any, int | None]]) -> None:
+        items = [self.item(happens, target) for happens, target in steps]
+        loaded = self.seen()
+        result = await self.store.turn(items, self.model.now, dict(self.virtual))
+        assert len(result.errors) == len(items)
+        alone = any(result.errors)
+        for (happens, target), item, error in zip(steps, items, result.errors, strict=True):
+            # Items see what their predecessors changed, but what they ask for is loaded before; or
+            # just before each of them, once one of them has failed.
+            self.loaded = self.seen() if alone else loaded
+            if isinstance(happens, DoPoison):
+                assert isinstance(error, InternalError)
+                assert error.__cause__ is not None
+            else:
+                assert error is None, (happens, error.__cause__)
+                self.judge(happens, target, item)
+        self.learn([m.number for m in result.claims], [h for h, _ in steps])
+        for message in result.claims:
+            key = (message.route, message.lane)
+            self.virtual[key] = max(message.rank, self.virtual.get(key, 0))
+
+    def seen(self) -> tuple[set[tuple[int, int, Timer]], dict[int, Status]]:
+        """What a query finds now: the timers, and where the messages are."""
+        books = self.model.books.items()
+        return set(self.model.timers), {number: book.status for number, book in books}
+
+    def item(self, happens: Any, target: int | None) -> Item:
+        model, rules = self.model, self.model.rules
+        book = model.books.get(target or 0)
+        match happens:
+            case DoAdjust(client, amount):
+                return Adjust(CLIENTS[client], amount, None, use(happens))
+            case DoAdmit(client, sms):
+                return Admit(CLIENTS[client], self.draft(sms), use(happens), rules, 0)
+            case DoBatch(client, smses, all_or_nothing):
+                drafts = [InvalidRecipient() if s is None else self.draft(s) for s in smses]
+                return AdmitBatch(
+                    CLIENTS[client],
+                    drafts,
+                    rules,
+                    0,
+                    size=len(drafts),
+                    all_or_nothing=all_or_nothing,
+                    key=use(happens),
+                )
+            case DoOpen(client, provider):
+                return Open(
+                    CLIENTS[client],
+                    self.draft(Sms(Lane.OTP, 1)),
+                    use(happens),
+                    rules,
+                    provider=provider,
+                    deadline_ms=model.now + DEADLINE_MS,
+                    said_no=None,
+                )
+            case DoPoison(kind):
+                return Poison(kind, CLIENTS[0], target)
+            case DoPause(client, paused):
+                return PauseClient(CLIENTS[client], paused=paused)
+            case DoUnshelve(client):
+                return Unshelve(CLIENTS[client], client + 1)
+            case DoFire():
+                return FireTimers(rules, METRICS, model.now)
+            case DoWalk(walk):
+                after = model.marks[walk]
+                return walk(after, max(after, number_at(model.now - WALKS[walk])), rules)
+            case DoFold(client):
+                return FoldEntries(client + 1, model.now - FORGET_MS)
+            case DoRecover():
+                return RecoverFlights(rules)
+            case DoClaim(parts, provider):
+                grants = [
+                    Grant(0, int(lane), provider, parts) for lane in (Lane.EXPRESS, Lane.REGULAR)
+                ]
+                return Claim(grants, dict(self.store.waiting))
+        assert book is not None
+        assert target is not None
+        match happens:
+            case DoClose(_, verdict):
+                outcome = None if verdict is None else Outcome(verdict, "id", "detail")
+                key = None if book.key is None else use(DoOpen(0, None, book.key))
+                return Close(book.client, target, outcome, key, rules, handset=False, codes=True)
+            case DoSettle(_, verdict, stale):
+                outcome = Outcome(verdict, f"id-{target}", "detail")
+                return Settle(target, book.attempts - stale, outcome, rules, METRICS)
+            case DoReceive(_, word):
+                return Receive(target, f"id-{target}", word, None, rules, METRICS)
+            case DoCancel(_, stranger):
+                asks = CLIENTS[0] if stranger else book.client
+                return Cancel(asks, target, self.row_id(target))
+        raise AssertionError(happens)
+
+    def row_id(self, number: int) -> bytes:
+        (found,) = self.reader.execute(
+            "SELECT id FROM message WHERE number = ?", (number,)
+        ).fetchone()
+        assert isinstance(found, bytes)
+        return found
+
+    def draft(self, sms: Sms) -> Draft:
+        return Draft(
+            15005550006,
+            "ACME",
+            "hello",
+            False,
+            sms.parts,
+            sms.lane,
+            sms.cost,
+            TARIFF.surcharge_cents(sms.lane, sms.parts),
+            0,
+            None,
+            sms.validity_ms,
+            None if sms.send_in_ms is None else self.model.now + sms.send_in_ms,
+        )
+
+    # What the model says.
+
+    def judge(self, happens: Any, target: int | None, item: Item) -> None:
+        model = self.model
+        client = CLIENTS[getattr(happens, "client", 0)]
+        book = model.books.get(target or 0)
+        if isinstance(happens, DoAdjust | DoAdmit | DoBatch | DoOpen | DoPause):
+            if client not in model.purses:
+                self.refused(item, UnknownClient)
+            elif not isinstance(happens, DoPause):
+                self.judge_keyed(happens, client, item)
+            else:
+                model.purses[client].paused = happens.paused
+            return
+        match happens:
+            case DoFire():
+                model.fire(self.loaded[0])
+            case DoWalk(walk):
+                model.walk(walk, number_at(model.now - WALKS[walk]), self.loaded[1])
+            case DoRecover():
+                model.recover()
+            case DoSettle(_, verdict, _) if book is not None:
+                assert isinstance(item, Settle)
+                model.settle(target or 0, verdict, item.attempt)
+            case DoReceive(_, word) if book is not None:
+                model.receive(book, word)
+            case DoClose(_, verdict) if book is not None:
+                self.judge_close(target or 0, book, verdict)
+            case DoCancel(_, stranger) if book is not None:
+                if stranger and book.client != CLIENTS[0]:
+                    self.refused(item, UnknownMessage)
+                elif book.status in WAITING:
+                    assert item.refusal is None
+                    model.end(book, S.CANCELLED)
+                else:
+                    self.refused(item, NotCancellable)
+
+    @staticmethod
+    def refused(item: Item, error: type[SmsgwError]) -> None:
+        assert type(item.refusal) is error, (item.refusal, item.answer)
+
+    def judge_keyed(self, happens: Any, client: bytes, item: Item) -> None:
+        model = self.model
+        purse = model.purses[client]
+        known = None if happens.key is None else model.keys.get((client, happens.key))
+        if known is not None:
+            if known.meaning != meaning(happens):
+                self.refused(item, IdempotencyMismatch)
+            elif known.running:
+                self.refused(item, IdempotencyInProgress)
+            elif isinstance(happens, DoAdjust):
+                assert item.refusal is None
+            else:
+                assert isinstance(item.answer, Replay)
+                record = item.answer.record
+                assert (record.subject, record.credits_cents) == (known.subject, known.credits)
+            return
+        match happens:
+            case DoAdjust(_, amount):
+                subject = self.judge_adjust(purse, amount, item)
+            case DoAdmit(_, sms):
+                subject = self.judge_admit(client, sms, item)
+            case DoBatch():
+                subject = self.judge_batch(client, happens, item)
+            case _:
+                subject = self.judge_open(client, happens, item)
+        if happens.key is not None and subject is not None:
+            running = isinstance(happens, DoOpen) and happens.provider is not None
+            key = Key(meaning(happens), subject, purse.credits, running)
+            model.keys[client, happens.key] = key
+
+    def judge_adjust(self, purse: Purse, amount: int, item: Item) -> int | None:
+        if purse.credits + amount < 0:
+            self.refused(item, InsufficientCredits)
+            return None
+        assert item.refusal is None
+        purse.credits += amount
+        return 0
+
+    def judge_admit(self, client: bytes, sms: Sms, item: Item) -> int | None:
+        refusal = self.model.refusal(self.model.purses[client], sms)
+        if refusal is not None:
+            self.refused(item, refusal)
+            return None
+        return self.accepted(client, sms, item.answer)
+
+    def accepted(self, client: bytes, sms: Sms, answer: object) -> int:
+        assert isinstance(answer, Accepted)
+        self.model.accept(client, answer.message.number, sms)
+        assert answer.credits_cents == self.model.purses[client].credits
+        assert answer.scheduled == (sms.send_in_ms is not None)
+        return answer.message.number
+
+    def judge_batch(self, client: bytes, happens: DoBatch, item: Item) -> int | None:
+        model = self.model
+        if happens.all_or_nothing:
+            trial = replace(model.purses[client])
+            for index, sms in enumerate(happens.items):
+                refusal = InvalidRecipient if sms is None else model.refusal(trial, sms)
+                if sms is None or refusal is not None:
+                    assert refusal is not None
+                    self.refused(item, refusal)
+                    assert item.refusal is not None
+                    assert item.refusal.members["index"] == index
+                    return None
+                trial.credits -= sms.cost
+                trial.waiting += 1
+        assert isinstance(item.answer, BatchProgress)
+        batch, results = item.answer.batch, item.answer.results
+        assert len(results) == len(happens.items)
+        taken = 0
+        for index, sms in enumerate(happens.items):
+            refusal = InvalidRecipient
+            if sms is not None:
+                refusal = model.refusal(model.purses[client], sms)
+            if refusal is None and sms is not None:
+                self.accepted(client, sms, results[index])
+                taken += 1
+            else:
+                result = results[index]
+                assert isinstance(result, Rejected)
+                assert type(result.error) is refusal
+        assert (batch.accepted, batch.done) == (taken, len(happens.items))
+        assert batch.credits_cents == model.purses[client].credits
+        return batch.number if taken else None
+
+    def judge_open(self, client: bytes, happens: DoOpen, item: Item) -> int | None:
+        model, sms = self.model, Sms(Lane.OTP, 1)
+        refusal = model.refusal(model.purses[client], sms)
+        if refusal is not None:
+            self.refused(item, refusal)
+            return None
+        number: int = item.answer.number
+        book = model.accept(client, number, sms, happens.key)
+        book.expires_at = model.now + DEADLINE_MS
+        book.status, book.attempts, book.provider = S.SENDING, 1, happens.provider
+        if happens.provider is None:
+            book.attempts, book.closed = 0, True
+            model.end(book, S.FAILED_PERM)
+        return number
+
+    def judge_close(self, number: int, book: Book, verdict: Verdict | None) -> None:
+        model = self.model
+        if book.status is S.SENDING:
+            if verdict in (None, Verdict.UNKNOWN):
+                model.end(book, S.UNKNOWN)
+            elif verdict is not Verdict.ACCEPTED:
+                book.attempts = 0 if verdict is Verdict.NOT_SENT else 1
+                model.end(book, S.FAILED_PERM)
+            elif model.invalid(book):
+                model.end(book, S.UNKNOWN)
+            else:
+                model.accepted(book)
+        model.close_key(number, book)
+
+    # What the model cannot know before: drawn delays, who was claimed, what was forgotten.
+
+    def learn(self, claimed: list[int], happenings: list[Any]) -> None:
+        model = self.model
+        claim = next((h for h in happenings if isinstance(h, DoClaim)), None)
+        rows = dict(self.reader.execute("SELECT number, status FROM message"))
+        parts = dict.fromkeys(Lane, 0)
+        for number in claimed:
+            book = model.books[number]
+            assert claim is not None
+            assert book.status is S.QUEUED
+            assert not model.invalid(book)
+            assert not model.purses[book.client].paused
+            assert parts[book.lane] < claim.parts
+            parts[book.lane] += book.parts
+            model.move(book, S.SENDING)
+            book.attempts += 1
+            book.provider = claim.provider
+        for number, book in list(model.books.items()):
+            if book.status is S.QUEUED and rows.get(number, S.EXPIRED) == S.EXPIRED:
+                assert claim is not None
+                assert model.invalid(book)
+                model.end(book, S.EXPIRED)
+            if book.status is S.FAILED_TEMP and book.due_at is None:
+                self.learn_delay(number, book)
+            if number not in rows:
+                assert book.status >= FINAL_FROM
+                assert number <= model.marks[ForgetMessages]
+                del model.books[number]
+
+    def learn_delay(self, number: int, book: Book) -> None:
+        model = self.model
+        sql = "SELECT due_at_ms FROM message WHERE number = ?"
+        (book.due_at,) = self.reader.execute(sql, (number,)).fetchone()
+        assert book.due_at is not None
+        most = model.rules.retry_base_ms * 2 ** (book.attempts - 1)
+        assert model.now < book.due_at <= model.now + most
+        model.timers.add((book.due_at, number, Timer.PROMOTE))
+        if book.expires_at < book.due_at:
+            model.timers.add((book.expires_at, number, Timer.EXPIRE))
+
+    @invariant()
+    def the_file_is_the_model(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        accounts = {
+            row[0]: tuple(row[1:])
+            for row in self.reader.execute(
+                "SELECT id, credits_cents, held_cents, charged_cents, waiting, paused FROM client"
+            )
+        }
+        purses = {
+            client: (p.credits, p.held, p.charged, p.waiting, p.paused)
+            for client, p in self.model.purses.items()
+        }
+        assert not (wrong := differences(accounts, purses)), wrong
+        assert min(money for row in accounts.values() for money in row) >= 0
+        messages = {
+            row[0]: tuple(row[1:])
+            for row in self.reader.execute(
+                "SELECT number, status, held_cents, charged_cents, attempts, due_at_ms FROM message"
+            )
+        }
+        books = {
+            number: (b.status, b.held, b.charged, b.attempts, b.due_at)
+            for number, b in self.model.books.items()
+        }
+        assert not (wrong := differences(messages, books)), wrong
+        found = audit(self.reader, 0).findings
+        assert not found, found
+        assert_memory_is_file(self.store, self.reader)
+
+
+def differences(found: dict[Any, Any], said: dict[Any, Any]) -> list[tuple[Any, Any, Any]]:
+    """What a file and the model do not agree on: key, what was found, what it should be."""
+    return [
+        (key, found.get(key), said.get(key))
+        for key in sorted(found.keys() | said.keys())
+        if found.get(key) != said.get(key)
+    ]
+
+
+def use(happens: Any) -> KeyUse | None:
+    """The key of something that has one."""
+    return None if happens.key is None else key_use(happens.key, *meaning(happens))
+
+
+def meaning(happens: Any) -> tuple[str, str]:
+    """Where a key was used, and for what."""
+    what = "" if isinstance(happens, DoOpen) else repr(replace(happens, client=0))
+    return (type(happens).__name__, what)
+
+
+def test_the_file_does_what_the_model_does() -> None:
+    run_state_machine_as_test(
+        Money,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
