@@ -429,8 +429,9 @@ class Allotter:
     def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
         """How many parts of what it has stored a shard may claim, and up to which rank.
 
-        Where places are scarce, the last ones are for the shards with the lowest heads, and none
-        runs far ahead of them: so ranks compare across shards, whoever happens to look first.
+        Where places are scarce, each shard has a share of them at a time, the last ones are for those
+        with the lowest heads, and none runs far ahead: so ranks compare across shards, whoever
+        happens to look first.
         """
         others = [
             view.heads.get(key, 0)
@@ -440,11 +441,10 @@ class Allotter:
         if not stored or not others or places >= self._waits[key]:
             return min(stored, places), RANK_MAX
         own = self._shards[shard].heads.get(key, 0)
-        rank_max = min(others) + max(AHEAD_MIN, places) * QUANTUM
-        if own > rank_max:
-            return 0, rank_max
         lower = sum(head < own for head in others)
-        return max(0, min(stored, places - lower)), rank_max
+        share = max(0, min(ceil(places / (1 + len(others))), places - lower))
+        rank_max = min(others) + max(AHEAD_MIN, share) * QUANTUM
+        return min(stored, share) if own <= rank_max else 0, rank_max
 
     def _reserve(
         self, route: int, lane: Lane, parts: int, rank_max: int, free: dict[str, int]

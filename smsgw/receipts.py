@@ -84,10 +84,8 @@ class Receive(Item):
     def done(self) -> None:
         """Count it."""
         self.metrics.receipt("event" if self.answer is None else "matched")
-        if self.answer is not None:
-            self.metrics.final(lifecycle.status_name(self.answer))
-            if self.missed:
-                self.metrics.express_missed()
+        if self.missed:
+            self.metrics.express_missed()
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 

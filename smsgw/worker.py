@@ -24,39 +24,31 @@ from smsgw.turn import OUTCOME, Item, Turn, Wants
 class Settle(Item):
     """What an operator answered to one attempt."""
 
-    __slots__ = ("attempt", "metrics", "number", "outcome", "rules")
+    __slots__ = ("attempt", "number", "outcome", "rules")
 
     priority = OUTCOME
 
-    def __init__(
-        self, number: int, attempt: int, outcome: Outcome, rules: Rules, metrics: Metrics
-    ) -> None:
+    def __init__(self, number: int, attempt: int, outcome: Outcome, rules: Rules) -> None:
         super().__init__()
         self.number = number
         self.attempt = attempt
         self.outcome = outcome
         self.rules = rules
-        self.metrics = metrics
 
     def needs(self, wants: Wants) -> None:
         """The message, and with it its account."""
         wants.messages.add(self.number)
 
     def decide(self, turn: Turn) -> None:
-        """Apply it; the answer is the final status, if this was the end."""
+        """Apply it, if the message is still there."""
         message = turn.messages.get(self.number)
         if message is None:
             return
         if message.lane == Lane.OTP:
             # Only its desk settles a one-time code, since that is who tells the caller.
             turn.event(message, "late_answer", f"attempt {self.attempt}: {self.outcome.verdict}")
-        elif lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules):
-            self.answer = message.status if message.is_final else None
-
-    def done(self) -> None:
-        """Count what it ended."""
-        if self.answer is not None:
-            self.metrics.final(lifecycle.status_name(self.answer))
+        else:
+            lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules)
 
     def quarantine(self) -> str:
         """Everything that is known."""
@@ -180,9 +172,7 @@ class Worker:
     def settle(self, submission: Submission, outcome: Outcome) -> None:
         """Have an outcome written down."""
         number, attempt = submission.number, submission.attempt
-        self._shards.shards[submission.shard].put(
-            Settle(number, attempt, outcome, self.rules, self._metrics)
-        )
+        self._shards.shards[submission.shard].put(Settle(number, attempt, outcome, self.rules))
 
     def received(
         self, provider: str, provider_message_id: str, word: str, reason: str | None

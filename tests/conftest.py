@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import smsgw
 from smsgw.clock import ManualClock
 from smsgw.gateway import Gateway
 from tests.outside import Site
 from tests.support import Served, open_gateway
+
+# Programs that tests start find the same copy of the package as the tests themselves.
+os.environ["PYTHONPATH"] = str(Path(smsgw.__file__).parents[1])
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(

@@ -1,7 +1,6 @@
 """A shard's store without its loop, on a real file, for tests that break it."""
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ async def open_shard(
     path: Path,
     *,
     number: int = 0,
-    turn_lock: "threading.Lock | None" = None,
     identity: Mapping[str, int] | None = None,
     wal_bytes_max: int = 1 << 24,
 ) -> SqliteShard:
@@ -30,7 +28,6 @@ async def open_shard(
         path,
         readers=1,
         cache_kib=2048,
-        turn_lock=turn_lock or threading.Lock(),
         wal_bytes_max=wal_bytes_max,
         identity=identity or {**IDENTITY, "shard": number},
         now_ms=NOW_MS,

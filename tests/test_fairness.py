@@ -395,7 +395,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(steps=STEPS, seed=st.integers(0, 1000), window=st.integers(1, 8))
 def test_whatever_comes_is_served_once_within_the_window_and_never_waits_for_nothing(
     steps: list[Step], seed: int, window: int

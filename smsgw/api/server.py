@@ -78,10 +78,8 @@ async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
     try:
         listener = listen_tcp(settings.server.host, settings.server.port)
         admin = listen_unix(data / ADMIN_SOCKET)
-        await gateway.serve()
-        if dev:
-            await create_demo_clients(gateway)
-        await _serve(gateway, listener, admin, stop)
+        if await _started(gateway, stop, dev=dev):
+            await _serve(gateway, listener, admin, stop)
     finally:
         await gateway.close()
         if admin is not None:
@@ -90,6 +88,35 @@ async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
         if listener is not None:
             listener.close()
     log.info("serve.stopped", "everything is on disk; good bye")
+
+
+async def _started(gateway: Gateway, stop: asyncio.Event, *, dev: bool) -> bool:
+    """Recover and begin to work; False when told to stop before that was done.
+
+    Raises:
+        ExceptionGroup: a loop that must run has failed.
+    """
+
+    async def start() -> None:
+        await gateway.serve()
+        if dev:
+            await create_demo_clients(gateway)
+
+    starting = asyncio.create_task(start(), name="start")
+    watching = asyncio.create_task(gateway.watch(), name="watch")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    tasks = (starting, watching, stopping)
+    try:
+        # What starting waits for may never come once a loop has ended.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for must_not_fail in (watching, starting):
+            if must_not_fail.done():
+                must_not_fail.result()
+        return starting.done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _serve(

@@ -23,7 +23,8 @@ class TurnResult:
 
     ``errors`` has one place per item: None where it is on disk, else why it alone is not.
     ``waiting`` is how many messages are queued now; ``queued`` the lowest rank that was put into
-    each queue.
+    each queue. ``ended`` are the watched messages that are final now; ``finals`` counts all that
+    became so, by status.
     """
 
     errors: Sequence[SmsgwError | None]
@@ -31,6 +32,7 @@ class TurnResult:
     waiting: Mapping[QueueKey, int] = field(default_factory=dict)
     queued: Mapping[QueueKey, int] = field(default_factory=dict)
     ended: Sequence[int] = ()
+    finals: Mapping[int, int] = field(default_factory=dict)
     work_s: float = 0.0
     commit_s: float = 0.0
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
 from smsgw.fairness import Allotter, Claim
+from smsgw.lifecycle import status_name
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message
@@ -233,6 +234,8 @@ class Shard:
         allotter.served(result.claims)
         heads = claim.heads if claim and claimed else {}
         allotter.report(self.number, result.waiting, heads, result.queued)
+        for status, messages in result.finals.items():
+            self._metrics.final(status_name(status), messages)
         for number in result.ended:
             for future in self._watches.get(number, ()):
                 if not future.done():

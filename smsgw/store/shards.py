@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,14 +49,12 @@ class Shards:
                 not (directory.path / address).exists() for address in catalog.shards.values()
             )
             directory.check_shards(set(catalog.shards.values()), new=new or unmade)
-            turn_lock = threading.Lock()
             for number, address in catalog.shards.items():
                 store = await SqliteShard.open(
                     number,
                     directory.path / address,
                     readers=settings.readers,
                     cache_kib=max(2048, _CACHE_KIB // len(catalog.shards)),
-                    turn_lock=turn_lock,
                     wal_bytes_max=settings.wal_bytes_max,
                     identity={
                         "store": catalog.store_id,

@@ -102,7 +102,9 @@ def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cach
         "query_only": int(read_only),
         "trusted_schema": 0,
     }
-    connection.execute("PRAGMA busy_timeout = 5000")
+    # The writer never waits for a lock: it works on the event loop's thread, and its shard tries
+    # again by itself. Readers meet locks only while somebody opens or closes the file.
+    connection.execute(f"PRAGMA busy_timeout = {5000 if read_only else 0}")
     for pragma, value in wanted.items():
         connection.execute(f"PRAGMA {pragma} = {value}")
         row = connection.execute(f"PRAGMA {pragma}").fetchone()
