@@ -429,7 +429,7 @@ class Allotter:
     def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
         """How many parts of what it has stored a shard may claim, and up to which rank.
 
-        Where places are scarce, each shard has a share of them at a time, the last ones are for those
+        Where places are scarce, each shard takes a share of them at a time, the last are for those
         with the lowest heads, and none runs far ahead: so ranks compare across shards, whoever
         happens to look first.
         """

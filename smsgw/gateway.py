@@ -86,6 +86,7 @@ class Gateway:
         self.clock = clock
         self.dev = dev
         self.serving = False
+        self._closed = False
         self.clients_paused = 0
         self.metrics = Metrics()
         self.rules = rules_from(settings)
@@ -353,7 +354,10 @@ class Gateway:
             await self.receipts.drain()
 
     async def close(self) -> None:
-        """Drain, commit every outcome, close the files."""
+        """Drain, commit every outcome, close the files; a second time, do nothing."""
+        if self._closed:
+            return
+        self._closed = True
         await self.drain()
         for task in self._beside:
             task.cancel()

@@ -1,7 +1,9 @@
 """A shard's store without its loop, on a real file, for tests that break it."""
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,19 @@ def plain(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None, timeout=0)
 
 
-def dump(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
+def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """What a file says."""
+    with closing(plain(path)) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table of a file."""
+    with closing(plain(path)) as connection:
+        return content(connection)
+
+
+def content(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table."""
     tables = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -55,13 +69,20 @@ def dump(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-def findings(connection: sqlite3.Connection) -> list[tuple[str, str | None]]:
-    """What an audit finds: (check, client id)."""
-    return [(found.check, found.client_id) for found in audit(connection, 0).findings]
+def findings(path: Path) -> list[tuple[str, str | None]]:
+    """What an audit of a file finds: (check, client id)."""
+    with closing(plain(path)) as connection:
+        return [(found.check, found.client_id) for found in audit(connection, 0).findings]
 
 
-def assert_memory_is_file(store: SqliteShard, connection: sqlite3.Connection) -> None:
+def assert_memory_is_file(store: SqliteShard) -> None:
     """What a shard keeps in memory is what its file says."""
+    with closing(plain(store.path)) as connection:
+        compare_memory(store, connection)
+
+
+def compare_memory(store: SqliteShard, connection: sqlite3.Connection) -> None:
+    """The same, over a connection that is there already."""
     accounts = {row[0]: Account(*row) for row in connection.execute("SELECT * FROM client")}
     for number, account in store._cache.accounts.items():
         assert account == accounts[number]
@@ -91,19 +112,35 @@ def _sums(rows: Iterable[Sequence[int]], column: int) -> dict[tuple[int, int], i
     return found
 
 
+class Gate:
+    """Where a statement waits until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+
 class Unreliable:
     """A connection whose statements can be made to fail, in place of a disk that does."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.fails: dict[str, tuple[int, bool]] = {}
+        self.gates: dict[str, Gate] = {}
 
     def fail(self, statement: str, code: int, *, after: bool = False) -> None:
         """Have the next such statement fail, before or after it was carried out."""
         self.fails[statement] = (code, after)
 
+    def hold(self, statement: str) -> "Gate":
+        """Have the next such statement wait."""
+        self.gates[statement] = Gate()
+        return self.gates[statement]
+
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Run it, or fail."""
+        if gate := self.gates.pop(sql, None):
+            gate.reached.set()
+            assert gate.opened.wait(60)
         code, after = self.fails.pop(sql, (0, False))
         if not code or after:
             cursor = self.connection.execute(sql, *parameters)

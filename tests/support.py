@@ -17,8 +17,11 @@ from smsgw.admission import Accepted, BatchProgress, KeyUse, Replay
 from smsgw.clock import Clock
 from smsgw.entrance import Wish
 from smsgw.gateway import Gateway
-from smsgw.models import Account, Lane, Message
+from smsgw.models import Account, Lane, Message, Outcome, Verdict
+from smsgw.providers.base import Accepted as Restored
+from smsgw.providers.base import Sink, Submission
 from smsgw.settings import load, with_dev
+from smsgw.turn import Write
 
 DEMO = "550e8400-e29b-41d4-a716-446655440000"
 DELIVERED = "+15005550006"
@@ -77,6 +80,74 @@ async def still(gateway: Gateway) -> None:
     await asyncio.wait([task for task in gateway._beside if task.get_name() == "sweeper"])
     for sweeper in gateway._sweepers:
         sweeper._stopped.clear()
+
+
+async def sweep(gateway: Gateway) -> None:
+    """One round of every sweeper."""
+    for sweeper in gateway._sweepers:
+        await sweeper.sweep()
+
+
+async def flushed(gateway: Gateway) -> None:
+    """Return once everything put into the shards so far is on disk."""
+    await gateway.receipts.drain()
+    for shard in gateway.shards:
+        await shard.ask(Write())
+
+
+class Scripted:
+    """An operator that holds what it is given until the test answers."""
+
+    trouble: str | None = None
+
+    def __init__(self, name: str = "mock") -> None:
+        self.name = name
+        self.held: list[Submission] = []
+        self.count = 0
+        self.restored: list[Restored] = []
+        self._arrived = asyncio.Event()
+        self._sink: Sink | None = None
+
+    async def start(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def submit(self, submission: Submission) -> None:
+        self.held.append(submission)
+        self.count += 1
+        self._arrived.set()
+
+    def restore(self, accepted: Sequence[Restored]) -> None:
+        self.restored += accepted
+
+    async def stop(self) -> None:
+        pass
+
+    async def next(self) -> Submission:
+        """The oldest submit that is held, to be answered."""
+        while not self.held:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self.held.pop(0)
+
+    def answer(self, submission: Submission, verdict: Verdict, **more: Any) -> None:
+        """Answer a submit."""
+        assert self._sink is not None
+        self._sink.settled(self.name, submission, Outcome(verdict, **more))
+
+    def accept(self, submission: Submission, identifier: str | None = "1") -> None:
+        """Accept a submit under an id."""
+        self.answer(submission, Verdict.ACCEPTED, provider_message_id=identifier)
+
+    def receipt(self, identifier: str, word: str = "DELIVRD") -> None:
+        """Report on a message."""
+        assert self._sink is not None
+        self._sink.received(self.name, identifier, word, None)
+
+
+async def crash(gateway: Gateway) -> None:
+    """End a gateway as a killed process would: what is on disk stays, nothing more is written."""
+    gateway.serving = False
+    await gateway.close()
 
 
 async def account_of(gateway: Gateway, client_id: bytes) -> Account:

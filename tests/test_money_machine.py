@@ -91,7 +91,7 @@ from tests.money_model import (
     S,
     Sms,
 )
-from tests.stores import assert_memory_is_file, open_shard, plain
+from tests.stores import compare_memory, open_shard, plain
 
 METRICS: Final = Metrics()
 
@@ -212,7 +212,7 @@ class Money(RuleBasedStateMachine):
             self.alone = True
             return one_by_one(*arguments)
 
-        self.store._one_by_one = told  # type: ignore[method-assign]
+        self.store._one_by_one = told  # type: ignore[assignment,method-assign]
 
     def close(self) -> None:
         self.runner.run(self.store.close())
@@ -690,7 +690,7 @@ class Money(RuleBasedStateMachine):
         assert not (wrong := differences(answers, keys)), wrong
         found = audit(self.reader, 0).findings
         assert not found, found
-        assert_memory_is_file(self.store, self.reader)
+        compare_memory(self.store, self.reader)
 
 
 def differences(found: dict[Any, Any], said: dict[Any, Any]) -> list[tuple[Any, Any, Any]]:

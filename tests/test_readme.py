@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import typer
 
+from smsgw.api.openapi import document
+from smsgw.api.operations import operations
 from smsgw.api.problems import PROBLEMS
 from smsgw.cli.main import app
 from smsgw.metrics import Metrics
@@ -24,7 +26,6 @@ from smsgw.settings import Settings
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "smsgw" / "docs").glob("*.md"))
-DOCUMENTS = [README, *GUIDES]
 PORT = 8080
 
 # What these do takes minutes and the network: .ci/run runs them, word by word.
@@ -33,9 +34,9 @@ RUN_BY_CI = ("pip install ", "pytest", "python -m smsgw.cli.binary ")
 name_of: dict[str, Any] = {"ids": lambda path: path.name}
 
 
-def commands_of(document: Path) -> list[str]:
+def commands_of(page: Path) -> list[str]:
     """Everything in blocks of shell commands, in order."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [command for line in lines for command in line.split(" && ")]
 
@@ -149,7 +150,7 @@ def test_the_commands_of_the_readme_work_as_pasted(shell: Shell) -> None:
     assert {"Your parcel is on its way", "The alarm in hall 3 went off"} <= texts
 
 
-@pytest.mark.parametrize("guide", list(filter(commands_of, GUIDES)), **name_of)
+@pytest.mark.parametrize("guide", [page for page in GUIDES if commands_of(page)], **name_of)
 def test_the_commands_of_the_guides_work_as_pasted(guide: Path, shell: Shell) -> None:
     for command in commands_of(guide):
         shell.run(command)
@@ -167,16 +168,23 @@ def test_only_known_programs_are_in_the_readme() -> None:
     assert programs == {"curl", "smsgw"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, **name_of)
-def test_links_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^):]+)\)", document.read_text())
-    missing = [link for link in links if not (document.parent / link).exists()]
+@pytest.mark.parametrize("page", [README, *GUIDES], **name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^):]+)\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
 
 
 def test_the_readme_names_every_error_code() -> None:
     text = README.read_text()
     assert not [code for code in PROBLEMS if f"`{code}`" not in text]
+
+
+def test_the_readme_names_every_route_and_no_other() -> None:
+    paths = document(operations(dev=True), "0")["paths"]
+    there = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
+    named = set(re.findall(r"`((?:GET|POST|DELETE) /[^`?]+)`", README.read_text()))
+    assert named == there
 
 
 def commands_of_the_program() -> set[str]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -140,16 +140,15 @@ class EdgeCycle(RequestResponseCycle):
                 return
         elif (start := self._start) is not None:
             self._start = None
-            if self._is_whole(start, message):
-                self._write_whole(start, message["body"])
+            if message["type"] == "http.response.body" and self._is_whole(start, message):
+                self._write_whole(start, message.get("body", b""))
                 return
             await super().send(start)
         await super().send(message)
 
-    def _is_whole(self, start: HTTPResponseStartEvent, message: ASGISendEvent) -> bool:
+    def _is_whole(self, start: HTTPResponseStartEvent, body: HTTPResponseBodyEvent) -> bool:
         return (
-            message["type"] == "http.response.body"
-            and not message.get("more_body", False)
+            not body.get("more_body", False)
             and self.scope["method"] != "HEAD"
             and not self.flow.write_paused
             and not self.disconnected

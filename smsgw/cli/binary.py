@@ -18,9 +18,6 @@ from smsgw.errors import SmsgwError
 # A script inside the package would put our own numbers.py before that of the standard library.
 _START: Final = "from smsgw.cli.main import run\n\nrun()\n"
 
-_DATA: Final = ("smsgw",)
-"""Packages whose files are read: SQL, the API pages, the guides, the licences."""
-
 _LOADED_BY_NAME: Final = ("uvicorn", "phonenumbers")
 """Packages that import parts of themselves by name, where PyInstaller cannot see it."""
 
@@ -62,7 +59,8 @@ def _arguments(start: Path, folder: Path) -> list[str]:
         f"--specpath={start.parent}",
         "--noconfirm",
         "--log-level=WARN",
-        *(f"--collect-data={package}" for package in _DATA),
+        # SQL, the API pages, the guides, the licences.
+        f"--collect-data={PROGRAM}",
         *(f"--collect-submodules={package}" for package in _LOADED_BY_NAME),
         str(start),
     ]

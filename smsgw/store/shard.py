@@ -18,7 +18,6 @@ from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message
 from smsgw.store.base import (
-    CommitUnknownError,
     ShardUnavailableError,
     TurnResult,
 )
@@ -31,6 +30,7 @@ TURN_S: Final = 0.005
 UNITS_MIN: Final = 16
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
+STOP_TRIES: Final = 8
 _CLIENT_SHARE: Final = 0.5
 _SHARE_WITH_SOMETHING_WAITING: Final = 0.95
 
@@ -128,6 +128,7 @@ class Shard:
         self._awake = asyncio.Event()
         self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False
+        self._tries_left = STOP_TRIES
         self._unit_s = TURN_S / UNITS_MIN
         allotter.report(self.number, dict(store.waiting), {})
 
@@ -209,13 +210,22 @@ class Shard:
             self._allotter.withdraw(self.number)
             self._allotter.settle_grants(claim, committed=False)
             await self._unavailable(items, error)
-        except CommitUnknownError:
-            for item in items:
-                item.failed(StorageUnavailable(retry_after_s=5, outcome="unknown"))
+        except BaseException:
+            # The loop ends here, and the process with it: the next start recovers.
+            self._give_up(items, "unknown")
             raise
         else:
             self._committed(turn, items, claim, result)
             await self.store.tidy()
+
+    def _give_up(self, items: Sequence[Item], outcome: str) -> None:
+        """Tell everyone in a turn what became of it, and everyone behind it that nothing did."""
+        for item in items:
+            item.failed(StorageUnavailable(retry_after_s=5, outcome=outcome))
+        self.trouble = "its loop has ended"
+        while left := self._inbox.take(UNITS_MAX):
+            for item in left:
+                item.failed(StorageUnavailable(retry_after_s=5, outcome="none"))
 
     def _committed(
         self, turn: list[Item], items: list[Item], claim: Claim | None, result: TurnResult
@@ -269,10 +279,16 @@ class Shard:
             if item.priority != OUTCOME:
                 item.failed(StorageUnavailable(retry_after_s=1, outcome="none"))
         kept = [item for item in items if item.priority == OUTCOME]
-        self._inbox.give_back(kept or [_Probe(("meta_set", ("probe", self._clock.now_ms())))])
         self._metrics.shard_up(self.number, up=False)
-        if not self._stopping:
-            await asyncio.sleep(PROBE_S)
+        if self._stopping:
+            self._tries_left -= 1
+        if self._tries_left < 0:
+            # The next start decides about what was in flight, as after a crash.
+            log.error("shard.gave_up", "outcomes could not be stored", outcomes=len(kept))
+            self._give_up(kept, "none")
+            return
+        self._inbox.give_back(kept or [_Probe(("meta_set", ("probe", self._clock.now_ms())))])
+        await asyncio.sleep(PROBE_S)
 
 
 class _Quarantine(Write):

@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,8 @@ _PASSING: Final = {
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 _CHECKPOINT_CHANGES: Final = 5_000
 """Changed rows after which the log is folded back: some thousand pages at the most."""
+_FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
+_FOLD_ALL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 _IDLE_MAX: Final = 4096
 
 
@@ -111,6 +113,8 @@ class SqliteShard:
             for _ in range(readers):
                 opened.append(await SqliteThread.open(path, read_only=True, cache_kib=2048))
             self = cls(number, path, writer, opened[1:], wal_bytes_max)
+            # After a failed flush, only this makes what is in the log safe to build on.
+            await writer.run(lambda: writer.raw.execute(_FOLD_ALL).fetchall())
             await writer.run(self._remember)
         except BaseException as error:
             for thread in opened:
@@ -121,10 +125,10 @@ class SqliteShard:
         return self
 
     def _remember(self) -> None:
-        """Checkpoint, then read the queue's flows, the last number and the watermark."""
+        """Read the queue's flows, the last number and the watermark, instead of what was known."""
         connection = self._writer.raw
-        # After a failed flush, only a full checkpoint makes what is in the log safe to build on.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.flows, self.waiting, self.lane_parts = {}, {}, {}
+        self._express, self._express_parts = {}, {}
         (last,) = connection.execute(
             "SELECT max(coalesce((SELECT max(number) FROM message), 0),"
             " coalesce((SELECT max(number) FROM batch), 0))"
@@ -216,7 +220,9 @@ class SqliteShard:
             raise _OneFailed from error
         except BaseException as error:
             self._undo([turn])
-            raise _OneFailed from error
+            if isinstance(error, Exception):
+                raise _OneFailed from error
+            raise
         return turn
 
     def _work(self, turn: Turn, items: Sequence[Item]) -> None:
@@ -260,21 +266,25 @@ class SqliteShard:
             connection.execute("RELEASE item")
         return turns, errors
 
-    def _undo(self, turns: Iterable[Turn]) -> None:
+    def _undo(self, turns: Sequence[Turn]) -> None:
+        """Roll back, on the disk and in memory."""
         for turn in turns:
             self._cache.forget(turn)
         with contextlib.suppress(sqlite3.Error):
             if self._writer.raw.in_transaction:
                 self._writer.raw.execute("ROLLBACK")
+        if any(turn.absorbed for turn in turns):
+            try:
+                self._remember()
+            except sqlite3.Error as error:
+                raise CommitUnknownError(f"{self.path}: {error}") from error
 
     def _commit(self, turns: list[Turn]) -> None:
         try:
             self._writer.raw.execute("COMMIT")
         except sqlite3.Error as error:
             self._undo(turns)
-            # What was absorbed item by item cannot be taken back from memory.
-            clean = not any(turn.absorbed for turn in turns)
-            if clean and _primary(error) in _ROLLED_BACK and not self._writer.raw.in_transaction:
+            if _primary(error) in _ROLLED_BACK and not self._writer.raw.in_transaction:
                 raise ShardUnavailableError(str(error)) from error
             raise CommitUnknownError(f"{self.path}: {error}") from error
 
@@ -327,13 +337,13 @@ class SqliteShard:
         changes = self._writer.raw.total_changes
         if changes - self._folded_at >= _CHECKPOINT_CHANGES:
             self._folded_at = changes
-            mode = "TRUNCATE" if self.wal_bytes() > self._wal_bytes_max else "PASSIVE"
-            await self._writer.run(self._checkpoint, mode)
+            too_long = self.wal_bytes() > self._wal_bytes_max
+            await self._writer.run(self._checkpoint, _FOLD_ALL if too_long else _FOLD)
 
-    def _checkpoint(self, mode: str) -> None:
+    def _checkpoint(self, statement: str) -> None:
         # A reader in the way is no error: the rest is folded the next time.
         with contextlib.suppress(sqlite3.OperationalError):
-            self._writer.raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self._writer.raw.execute(statement).fetchall()
 
     async def lowest_ranks(self) -> list[tuple[QueueKey, int]]:
         """The lowest rank of every queue."""
@@ -408,7 +418,7 @@ class SqliteShard:
             await reader.close()
         with contextlib.suppress(sqlite3.Error):
             await self._writer.run(
-                lambda: self._writer.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                lambda: self._writer.raw.execute(_FOLD_ALL).fetchall()
             )
         await self._writer.close()
 

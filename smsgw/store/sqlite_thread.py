@@ -39,14 +39,17 @@ class SqliteThread:
             StoreError: when a pragma does not hold, or the file cannot be opened.
         """
         check_version()
+        connection = aiosqlite.connect(
+            path,
+            isolation_level=None,
+            cached_statements=_STATEMENTS_CACHED,
+            check_same_thread=False,
+        )
         try:
-            connection = await aiosqlite.connect(
-                path,
-                isolation_level=None,
-                cached_statements=_STATEMENTS_CACHED,
-                check_same_thread=False,
-            )
+            await connection
         except sqlite3.Error as error:
+            # Its thread has a last word for this loop, which may be closed next.
+            await asyncio.to_thread(connection._thread.join)
             raise StoreError(f"{path} cannot be opened: {error}") from error
         self = cls(connection)
         try:
