@@ -184,7 +184,7 @@ class World:
             self.clock,
             self.allotter,
             every,
-            SimpleNamespace(publish=lambda *_: None),  # type: ignore[arg-type]
+            SimpleNamespace(publish=lambda *_: None),
             self.metrics,
             RULES,
             {"mock": 30.0, "other": 30.0},
@@ -208,7 +208,7 @@ class World:
     def add_operator(self, name: str, window: int, rate_parts_per_s: float = 0) -> None:
         bucket = Bucket(rate_parts_per_s, at_s=self.clock.monotonic_s())
         self.allotter.links[name] = Link(name, window, bucket, otp_share=0.0)
-        self.operators[name] = self.worker.providers[name] = Operator(name, self)  # type: ignore[assignment]
+        self.operators[name] = self.worker.providers[name] = Operator(name, self)
 
     async def __aenter__(self) -> "World":
         self._tasks = [asyncio.create_task(shard.run()) for shard in self.shards.values()]

@@ -1,4 +1,4 @@
-"""A tester's eyes: a served gateway seen through its sockets only, with what every answer must be."""
+"""A tester's eyes: a served gateway seen through its sockets, and what every answer must be."""
 
 import http.client
 import json

@@ -20,6 +20,7 @@ from tests.outside import (
 )
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
+POST = b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n"
 HEAD = "Host: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -135,7 +136,8 @@ def test_all_wrong_fields_are_named_at_once(site: Site) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"{", b"}", b"x", b"{'a': 1}", b'{"a": }', b'{"a": 1,}', b"{}{}", b"\xff\xfe", b'{"a": "\xff"}',
+        b"{", b"}", b"x", b"{'a': 1}", b'{"a": }', b'{"a": 1,}', b"{}{}", b"\xff\xfe",
+        b'{"a": "\xff"}',
         b'{"text": "\xed\xa0\x80"}', b"\x00", b"[" * 1000, b"[" * 60_000, b'{"a":' * 12_000, b"nul",
         b'{"a": 01}', b'{"a": +1}', b'{"a": .5}', b'"\n"', b"\xef\xbb\xbf{}", b'{"a": "\\x"}',
         b'{"a": "\\ud800', b" ", b"\r\n",
@@ -233,7 +235,8 @@ def test_a_batch_may_be_larger_but_not_without_end(site: Site) -> None:
 @pytest.mark.parametrize(
     "media_type",
     ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "json", "*/*",
-     "application/jsonx", "text/json", "application/json2; charset=utf-8", "application/problem+json"],
+     "application/jsonx", "text/json", "application/json2; charset=utf-8",
+     "application/problem+json"],
 )  # fmt: skip
 def test_a_body_must_be_said_to_be_json(site: Site, media_type: str) -> None:
     body = json.dumps(site.message(site.client())).encode()
@@ -302,9 +305,12 @@ def test_head_answers_like_get_without_a_body(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/messages/", "/V1/messages", "/v1/messages//", "//v1/messages", "/docs/",
-     "/v1/otp", "/v1/batches", f"/v1/batches/{NOBODY}", "/v1/messages/a/b", "/favicon.ico", "/health/",
-     "/v1/me/", "/%2e%2e/etc/passwd", "/docs/../../secret", "/docs/%2e%2e/app.py", "/redoc", "/v1/providers/x",
+    ["/", "/v1", "/v1/", "/v1/messages/", "/V1/messages", "/v1/messages//", "//v1/messages",
+    "/docs/",
+     "/v1/otp", "/v1/batches", f"/v1/batches/{NOBODY}", "/v1/messages/a/b", "/favicon.ico",
+     "/health/",
+     "/v1/me/", "/%2e%2e/etc/passwd", "/docs/../../secret", "/docs/%2e%2e/app.py", "/redoc",
+     "/v1/providers/x",
      "/%00", "/%ff", "/v1/messages%2f", "/graphql", "/admin/status", "/metrics/x"],
 )  # fmt: skip
 def test_other_paths_are_unknown_routes(site: Site, path: str) -> None:
@@ -331,7 +337,8 @@ def test_names_of_this_machine_are_served(site: Site, host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "127.0.0.2", "0.0.0.0", "",
-     "localhost@evil.example", "evil.example:80", "localhost:80:80", "[::1", "::1", "localhost.", "null",
+     "localhost@evil.example", "evil.example:80", "localhost:80:80", "[::1", "::1", "localhost.",
+     "null",
      "local host"],
 )  # fmt: skip
 def test_other_names_are_forbidden(site: Site, host: str) -> None:
@@ -372,13 +379,14 @@ def test_any_host_is_served_where_none_is_listed(site_of: SiteOf) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"\r\n\r\n\x00\r\n\r\n", b"HELLO\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
-     b"GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n", b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+     b"GET /health HTTP/1.1\r\nHost : localhost\r\n\r\n",
+     b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
      b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
-     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-     b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+     POST + b"Content-Length: -1\r\n\r\n",
+     POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+     POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+     POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+     POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
      b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
 )  # fmt: skip
 def test_what_is_no_request_is_malformed(site: Site, data: bytes) -> None:

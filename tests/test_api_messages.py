@@ -180,7 +180,8 @@ def test_a_text_that_no_text_may_be_is_refused(site: Site, text: str) -> None:
     "to",
     [
         "", "+", "98912", "09121234567", "0098912123456", "+0912123456", "+98912", "+123456",
-        "+1234567890123456", "+1 500 555 0006", "+1-500-555-0006", "+15005550006\n", " +15005550006",
+        "+1234567890123456", "+1 500 555 0006", "+1-500-555-0006", "+15005550006\n",
+        " +15005550006",
         "+15005550006 ", "+۱۵۰۰۵۵۵۰۰۰۶", "+1500555000٦", "++15005550006", "+15005550006x", "+१५००",
         "ACME", "+15005550006\x00", "+1500555\ud8000006",
     ],
@@ -199,7 +200,8 @@ def test_e164_has_seven_to_fifteen_digits(site: Site, to: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "", "12", "1", "123456789", "+12", "+0123456789", "ACMECORPORAT", "A\n", "\nA", "A\x00", "---",
+        "", "12", "1", "123456789", "+12", "+0123456789", "ACMECORPORAT", "A\n", "\nA", "A\x00",
+        "---",
         "€", "ACMEç", "شرکت", "A\tB", "A\x1bB", "A\x0cB", "A\ud800", "😀a", "۱۲۳۴", "1 2 3",
     ],
 )  # fmt: skip
@@ -320,8 +322,8 @@ def test_what_is_not_covered_is_refused_with_both_figures(paused: Site) -> None:
 
 def test_credit_is_usable_to_exactly_zero(paused: Site) -> None:
     client = paused.client(20)
-    credits = [paused.send(client, text=text).body["credits"] for text in ("x", "x" * 161, "x")]
-    assert credits == [15, 5, 0]
+    left = [paused.send(client, text=text).body["credits"] for text in ("x", "x" * 161, "x")]
+    assert left == [15, 5, 0]
     answer = paused.send(client)
     assert (answer.status, answer.body["required"], answer.body["credits"]) == (402, 5, 0)
     assert paused.money(client) == (0, 20, 0)
@@ -336,9 +338,8 @@ def test_hundreds_at_once_use_all_credit_and_not_one_cent_more(paused: Site) -> 
         return [(answer.status, answer.body["credits"]) for answer in answers]
 
     found = list(itertools.chain(*paused.at_once(three, range(100))))
-    accepted = sorted(credits for status, credits in found if status == 202)
-    assert accepted == list(range(4, 504, 5))
-    assert {(status, credits) for status, credits in found if status != 202} == {(402, 4)}
+    assert sorted(left for status, left in found if status == 202) == list(range(4, 504, 5))
+    assert {(status, left) for status, left in found if status != 202} == {(402, 4)}
     assert paused.money(client) == (4, 500, 0)
     paused.audit()
 
@@ -422,7 +423,8 @@ def test_an_id_that_is_not_there_is_404_and_one_that_is_none_is_400(site: Site) 
 @pytest.mark.parametrize(
     ("query", "field"),
     [("client_id=x", "client_id"), ("client_id=", "client_id"), ("wait_s=61", "wait_s"),
-     ("wait_s=-1", "wait_s"), ("wait_s=x", "wait_s"), ("wait_s=nan", "wait_s"), ("wait_s=", "wait_s"),
+     ("wait_s=-1", "wait_s"), ("wait_s=x", "wait_s"), ("wait_s=nan", "wait_s"), ("wait_s=",
+     "wait_s"),
      ("wait_s=1&wait_s=2", "wait_s"), ("wait=1", "wait"), ("wait_s=inf", "wait_s"),
      ("wait_s=%D9%A1", "wait_s"), ("wait_s=1e400", "wait_s"), ("client_id=%FF", "client_id")],
 )  # fmt: skip
@@ -487,8 +489,15 @@ def test_a_page_has_fifty_rows_unless_told(paused: Site) -> None:
     assert (len(whole["data"]), whole["next_cursor"]) == (51, None)
 
 
-FILTERS = ["", "&status=QUEUED", "&to=%2B15005550006", "&reference=a%20b", "&since=2020-01-01T00:00:00Z",
-           "&until=2100-01-01T00:00:00Z", "&status=QUEUED&to=%2B15005550006&reference=a%20b"]  # fmt: skip
+FILTERS = [
+    "",
+    "&status=QUEUED",
+    "&to=%2B15005550006",
+    "&reference=a%20b",
+    "&since=2020-01-01T00:00:00Z",
+    "&until=2100-01-01T00:00:00Z",
+    "&status=QUEUED&to=%2B15005550006&reference=a%20b",
+]
 
 
 @pytest.mark.parametrize("filters", FILTERS)
@@ -581,7 +590,8 @@ def test_a_client_sees_its_own_messages_only(paused: Site) -> None:
      ("until=1", "until"), ("since=", "since"), ("cursor=x", "cursor"), ("cursor=", "cursor"),
      ("cursor=!!", "cursor"), ("cursor=MC4x=", "cursor"), ("cursor=%00", "cursor"),
      ("cursor=" + "A" * 5000, "cursor"), ("page=2", "page"), ("limit=1&limit=1", "limit"),
-     ("reference=%00", "reference"), ("reference=%FF", "reference"), ("reference=%ED%A0%80", "reference"),
+     ("reference=%00", "reference"), ("reference=%FF", "reference"), ("reference=%ED%A0%80",
+     "reference"),
      ("client=1", "client")],
 )  # fmt: skip
 def test_a_wrong_filter_is_named(site: Site, query: str, field: str) -> None:
@@ -733,8 +743,8 @@ def test_express_is_refused_where_its_time_could_not_be_kept(site_of: SiteOf) ->
         assert (answer.status, answer.code) == (503, "express_guarantee_unavailable")
     accepted = 12 - len(refused)
     assert accepted * 2 <= 10
-    credits, held, charged = site.money(client)
-    assert (credits, held + charged) == (10_000 - accepted * 14, accepted * 14)
+    left, held, charged = site.money(client)
+    assert (left, held + charged) == (10_000 - accepted * 14, accepted * 14)
     assert site.send(client, express=True, send_at=ahead(600)).status == 202
 
 
@@ -773,7 +783,8 @@ def test_validity_counts_from_the_time_it_is_scheduled_for(site_of: SiteOf) -> N
     [("09121234567", "+989121234567"), ("00989121234567", "+989121234567"),
      ("+989121234567", "+989121234567"), ("۰۹۱۲۱۲۳۴۵۶۷", "+989121234567"),
      ("٠٩١٢١٢٣٤٥٦٧", "+989121234567"), ("0912 123 4567", "+989121234567"),
-     ("+۹۸۹۱۲۱۲۳۴۵۶۷", "+989121234567"), ("+15005550006", "+15005550006"), ("123", None), ("", None),
+     ("+۹۸۹۱۲۱۲۳۴۵۶۷", "+989121234567"), ("+15005550006", "+15005550006"), ("123", None), ("",
+     None),
      ("x", None)],
 )  # fmt: skip
 def test_with_a_region_national_forms_are_read(site_of: SiteOf, to: str, means: str | None) -> None:

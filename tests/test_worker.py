@@ -38,7 +38,7 @@ async def serve(
     gateway_of: OpenGateway, operator: Scripted, **overrides: dict[str, Any]
 ) -> Gateway:
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
-    gateway = await gateway_of(overrides, serve=False)
+    gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
     gateway.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
@@ -259,7 +259,6 @@ async def test_a_place_that_frees_is_taken_without_polling(
 
 
 async def test_a_link_that_was_throttled_holds_up_no_other(gateway_of: OpenGateway) -> None:
-    """Tokens come with time, and a timer that waits for the slower link must not be the only one."""
     mocks = {
         "mock": {"kind": "mock", "rate_parts_per_s": 500.0, "prefixes": ["+1"]},
         "other": {"kind": "mock", "prefixes": ["+98"]},
@@ -288,7 +287,8 @@ def _stop_looking(gateway: Gateway) -> None:
 async def test_a_clean_stop_waits_for_answers_and_claims_nothing_more(
     gateway_of: OpenGateway, operator: Scripted
 ) -> None:
-    gateway = await serve(gateway_of, operator, providers={"mock": {"window": 1}})
+    overrides: dict[str, Any] = {"providers": {"mock": {"window": 1}}, "server": {"shutdown_s": 20.0}}
+    gateway = await serve(gateway_of, operator, **overrides)
     client = await add_client(gateway)
     first, second = [await submitted(gateway, client) for _ in range(2)]
     submission = await operator.next()
@@ -315,7 +315,6 @@ async def test_a_clean_stop_leaves_nothing_sending(
         gateway_of,
         operator,
         delivery={"on_uncertain": on_uncertain},
-        server={"shutdown_s": 0.02},
         providers={"mock": {"window": 5}},
     )
     client = await add_client(gateway)
@@ -336,7 +335,7 @@ async def test_what_was_claimed_when_the_stop_came_was_not_sent(
     client = await add_client(gateway)
     asked = asyncio.create_task(submitted(gateway, client))
     # The turn that will claim it is under way when claiming stops.
-    while not gateway.allotter.links["mock"].in_flight:
+    while not gateway.allotter.links["mock"].in_flight:  # noqa: ASYNC110
         await asyncio.sleep(0)
     await gateway.close()
     message = await asked
@@ -360,7 +359,7 @@ async def test_no_place_is_ever_lost(
     gateway = await serve(gateway_of, operator, providers={"mock": mock}, delivery=delivery)
     clients = [await add_client(gateway, 10_000) for _ in range(4)]
     messages = []
-    for index in range(60):
+    for index in range(40):
         text = "x" * chance.choice([1, 200, 400])
         lane = chance.choice([Lane.REGULAR, Lane.EXPRESS])
         messages.append(await submitted(gateway, clients[index % 4], text=text, lane=lane))

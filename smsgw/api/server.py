@@ -56,13 +56,14 @@ def _server(app: ASGIApp, gateway: Gateway, *, check_host: bool) -> _Server:
     )
 
 
-async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
+async def serve(settings: Settings, data: Path, *, dev: bool, quiet: bool = False) -> None:
     """Run a gateway until SIGTERM or SIGINT, or until something that must run has failed.
 
     Args:
         settings: the effective settings.
         data: the data directory, as an absolute path.
         dev: whether to offer the sandbox.
+        quiet: whether to print nothing when it serves.
 
     Raises:
         CannotStart: saying what is in the way; nothing was changed.
@@ -79,7 +80,7 @@ async def serve(settings: Settings, data: Path, *, dev: bool) -> None:
         listener = listen_tcp(settings.server.host, settings.server.port)
         admin = listen_unix(data / ADMIN_SOCKET)
         if await _started(gateway, stop, dev=dev):
-            await _serve(gateway, listener, admin, stop)
+            await _serve(gateway, listener, admin, stop, quiet=quiet)
     finally:
         await gateway.close()
         if admin is not None:
@@ -120,7 +121,12 @@ async def _started(gateway: Gateway, stop: asyncio.Event, *, dev: bool) -> bool:
 
 
 async def _serve(
-    gateway: Gateway, listener: socket.socket, admin: socket.socket, stop: asyncio.Event
+    gateway: Gateway,
+    listener: socket.socket,
+    admin: socket.socket,
+    stop: asyncio.Event,
+    *,
+    quiet: bool,
 ) -> None:
     servers = [
         (_server(public_app(gateway), gateway, check_host=True), listener),
@@ -129,7 +135,7 @@ async def _serve(
     tasks = [
         asyncio.create_task(server.serve(sockets=[where]), name="http") for server, where in servers
     ]
-    _announce(gateway, listener)
+    _announce(gateway, listener, quiet=quiet)
     watching = asyncio.create_task(gateway.watch(), name="watch")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -147,7 +153,7 @@ async def _serve(
         await asyncio.gather(watching, stopping, return_exceptions=True)
 
 
-def _announce(gateway: Gateway, listener: socket.socket) -> None:
+def _announce(gateway: Gateway, listener: socket.socket, *, quiet: bool) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     log.info(
@@ -158,5 +164,7 @@ def _announce(gateway: Gateway, listener: socket.socket) -> None:
         data=str(gateway.directory.path),
         dev=gateway.dev,
     )
+    if quiet:
+        return
     with contextlib.suppress(OSError):
         print(f"smsgw {__version__} serves on http://{shown}:{port}", flush=True)  # noqa: T201

@@ -10,11 +10,10 @@ import itertools
 import json
 import random
 import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 ZIPF: Final = 1.0
@@ -222,14 +221,3 @@ class Load:
             p99_ms=ordered[int(len(ordered) * 0.99)] * 1000,
             max_ms=ordered[-1] * 1000,
         )
-
-
-async def _main() -> None:
-    plan = Plan(**json.load(sys.stdin))
-    json.dump(asdict(await Load(plan).run()), sys.stdout)
-
-
-if __name__ == "__main__":
-    import uvloop
-
-    uvloop.run(_main())

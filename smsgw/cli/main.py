@@ -4,12 +4,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from multiprocessing import freeze_support
 from typing import Annotated, Any, Final
 
 import typer
 
 from smsgw import __version__
-from smsgw.cli import clients, messages, operations, output
+from smsgw.cli import benches, clients, messages, operations, output
 from smsgw.cli.options import PROGRAM, Invocation, placed
 from smsgw.errors import SmsgwError
 
@@ -55,6 +56,7 @@ app.command()(clients.report)
 app.command()(operations.audit)
 app.command()(operations.status)
 app.add_typer(operations.config, name="config")
+app.add_typer(benches.bench, name="bench")
 app.command()(operations.version)
 
 
@@ -87,6 +89,8 @@ def _how_to_call(error: Any) -> str:
 
 def run() -> None:
     """The console script: run the command of this process and exit."""
+    # In the one-file executable, a process that the benchmark spawns begins here, too.
+    freeze_support()
     # No text of a message may end a command, whatever the terminal can show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

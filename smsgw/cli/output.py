@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -72,10 +72,10 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
 
 
 @contextmanager
-def working(at_what: str) -> Iterator[None]:
-    """Show on a terminal that something long goes on."""
+def working(at_what: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something long goes on; call what is given with each step of it."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -87,5 +87,5 @@ def working(at_what: str) -> Iterator[None]:
         console=Console(stderr=True),
         transient=True,
     ) as progress:
-        progress.add_task(at_what, total=None)
-        yield
+        task = progress.add_task(at_what, total=None)
+        yield lambda step: progress.update(task, description=step)

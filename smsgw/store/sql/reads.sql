@@ -1,12 +1,15 @@
 -- What is read outside of turns, from connections that cannot write.
 
 -- name: client_by_id
+-- The client with this id.
 SELECT * FROM client WHERE id = ?;
 
 -- name: client_by_number
+-- The client with this number.
 SELECT * FROM client WHERE number = ?;
 
 -- name: clients_list
+-- All clients, in the order in which they were created.
 SELECT * FROM client ORDER BY number;
 
 -- name: clients_sums
@@ -15,18 +18,23 @@ SELECT count(*), coalesce(sum(credits_cents), 0), coalesce(sum(held_cents), 0),
        coalesce(sum(charged_cents), 0), coalesce(sum(waiting), 0) FROM client;
 
 -- name: clients_paused
+-- How many clients are paused.
 SELECT count(*) FROM client WHERE paused = 1;
 
 -- name: get_message
+-- The message with this number.
 SELECT * FROM message WHERE number = ?;
 
 -- name: get_events
+-- What is written down beside a message, oldest first.
 SELECT at_ms, kind, detail FROM event WHERE message = ? ORDER BY number;
 
 -- name: get_batch
+-- The batch with this number.
 SELECT * FROM batch WHERE number = ?;
 
 -- name: get_batch_messages
+-- A batch's messages, in the order of its items.
 SELECT * FROM message WHERE batch = ? ORDER BY number;
 
 -- name: batch_page
@@ -47,6 +55,7 @@ WHERE e.client = ?1 AND e.sequence < ?2 AND e.sequence >= ?3 AND e.kind = 2
 ORDER BY e.sequence DESC LIMIT ?7;
 
 -- name: list_by_recipient
+-- A client's messages to one number, newest first.
 SELECT m.number, m.* FROM message AS m
 WHERE m.client = ?1 AND m.recipient = ?2 AND m.number < ?3 AND m.number >= ?4
   AND (?5 IS NULL OR m.status = ?5)
@@ -54,12 +63,14 @@ WHERE m.client = ?1 AND m.recipient = ?2 AND m.number < ?3 AND m.number >= ?4
 ORDER BY m.number DESC LIMIT ?8;
 
 -- name: list_by_reference
+-- A client's messages with its own reference, newest first.
 SELECT m.number, m.* FROM message AS m
 WHERE m.client = ?1 AND m.reference = ?2 AND m.number < ?3 AND m.number >= ?4
   AND (?5 IS NULL OR m.status = ?5) AND (?6 IS NULL OR m.batch = ?6)
 ORDER BY m.number DESC LIMIT ?7;
 
 -- name: list_by_batch
+-- A client's messages of one batch, newest first.
 SELECT m.number, m.* FROM message AS m
 WHERE m.batch = ?2 AND m.client = ?1 AND m.number < ?3 AND m.number >= ?4
   AND (?5 IS NULL OR m.status = ?5)
@@ -103,13 +114,12 @@ SELECT number, provider FROM message WHERE provider_message_id = ? ORDER BY numb
 SELECT * FROM message WHERE number < ? AND status = 3 ORDER BY number DESC LIMIT ?;
 
 -- name: uncertain_list
+-- Messages of which nobody knows whether they were sent.
 SELECT * FROM message WHERE status = 4 LIMIT ?;
 
 -- name: parked_list
+-- Receipts whose messages are not known.
 SELECT provider, provider_message_id, at_ms, word, reason FROM parked ORDER BY number LIMIT ?;
-
--- name: quarantine_count
-SELECT count(*) FROM quarantine;
 
 -- name: queue_lowest
 -- The lowest rank of every queue.

@@ -2,15 +2,19 @@
 -- first, and these messages are loaded with them.
 
 -- name: meta_set
+-- Set what a shard knows of itself.
 INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 
 -- name: meta_get
+-- What a shard knows of itself.
 SELECT value FROM meta WHERE key = ?;
 
 -- name: event_add
+-- Write something down beside a message.
 INSERT INTO event (message, at_ms, kind, detail) VALUES (?, ?, ?, ?);
 
 -- name: quarantine_add
+-- Put an outcome aside that cannot be stored.
 INSERT INTO quarantine (at_ms, item, error) VALUES (?, ?, ?);
 
 -- name: message_due
@@ -22,6 +26,7 @@ SELECT message, due_at_ms, kind FROM timer WHERE due_at_ms <= ? ORDER BY due_at_
 SELECT min(due_at_ms) FROM timer;
 
 -- name: timer_delete
+-- Forget a timer that has fired.
 DELETE FROM timer WHERE due_at_ms = ? AND message = ? AND kind = ?;
 
 -- name: message_shelved
@@ -47,12 +52,11 @@ SELECT max(number), count(*) FROM
     (SELECT number FROM message WHERE number > ? AND number <= ? ORDER BY number LIMIT ?);
 
 -- name: message_waiting_in_span
+-- Messages of a stretch that were not handed over yet.
 SELECT number FROM message WHERE number > ? AND number <= ? AND status IN (0, 1, 5);
 
--- name: message_sent_in_span
-SELECT number FROM message WHERE number > ? AND number <= ? AND status = 3;
-
 -- name: message_unfinished_in_span
+-- Messages of a stretch that are not final.
 SELECT number FROM message WHERE number > ? AND number <= ? AND status < 10;
 
 -- name: total_span
@@ -72,17 +76,21 @@ ON CONFLICT (client, day, sender, status) DO UPDATE SET
 UPDATE message SET text = NULL WHERE number > ? AND number <= ? AND status >= 10;
 
 -- name: events_purge
+-- Forget the events of a stretch of finished messages.
 DELETE FROM event WHERE message IN
     (SELECT number FROM message WHERE number > ? AND number <= ? AND status >= 10);
 
 -- name: parts_purge
+-- Forget the parts of a stretch of finished messages.
 DELETE FROM part WHERE message IN
     (SELECT number FROM message WHERE number > ? AND number <= ? AND status >= 10);
 
 -- name: messages_purge
+-- Forget a stretch of finished messages; what comes before it needs their status.
 DELETE FROM message WHERE number > ? AND number <= ? AND status >= 10;
 
 -- name: batches_purge
+-- Forget a stretch of batches.
 DELETE FROM batch WHERE number > ? AND number <= ?;
 
 -- name: keys_page
@@ -91,6 +99,7 @@ SELECT client, digest, created_at_ms, answer FROM idempotency
 WHERE (client, digest) > (?, ?) ORDER BY client, digest LIMIT ?;
 
 -- name: key_delete
+-- Forget a key.
 DELETE FROM idempotency WHERE client = ? AND digest = ?;
 
 -- name: key_close
@@ -104,6 +113,7 @@ SELECT client, recipient, message, expires_at_ms FROM code
 WHERE (client, recipient, message) > (?, ?, ?) ORDER BY client, recipient, message LIMIT ?;
 
 -- name: code_delete
+-- Forget a one-time code.
 DELETE FROM code WHERE client = ? AND recipient = ? AND message = ?;
 
 -- name: entries_oldest
@@ -114,9 +124,11 @@ FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
 WHERE e.client = ? ORDER BY e.sequence LIMIT ?;
 
 -- name: entries_fold
+-- Delete a client's entries up to one; its sums are carried forward by the next statement.
 DELETE FROM entry WHERE client = ? AND sequence <= ?;
 
 -- name: entry_carry
+-- Carry the sums of deleted entries forward, in the place of the last of them.
 INSERT INTO entry VALUES (?, ?, 5, ?, ?, ?, ?, NULL, NULL);
 
 -- name: client_after
@@ -124,6 +136,7 @@ INSERT INTO entry VALUES (?, ?, 5, ?, ?, ?, ?, NULL, NULL);
 SELECT number FROM client WHERE number > ? ORDER BY number LIMIT 1;
 
 -- name: parked_add
+-- Keep a receipt whose message is not known.
 INSERT INTO parked (provider, provider_message_id, at_ms, word, reason) VALUES (?, ?, ?, ?, ?);
 
 -- name: parked_of
@@ -132,10 +145,13 @@ SELECT number, word, reason FROM parked
 WHERE provider = ? AND provider_message_id = ? ORDER BY number;
 
 -- name: parked_delete
+-- Forget a parked receipt.
 DELETE FROM parked WHERE number = ?;
 
 -- name: parked_keys
+-- The operators' ids under which something is parked.
 SELECT DISTINCT provider, provider_message_id FROM parked;
 
 -- name: parked_old
+-- Receipts that were parked long ago.
 SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?;

@@ -34,6 +34,7 @@ SELECT rank, message, client, parts FROM queue
 WHERE route = ? AND lane = ? ORDER BY rank, message LIMIT ?;
 
 -- name: turn_add_clients
+-- Add clients.
 INSERT INTO client VALUES {rows};
 
 -- name: turn_change_clients
@@ -44,6 +45,7 @@ UPDATE client SET
 FROM (VALUES {rows}) AS v WHERE client.number = v.column1;
 
 -- name: turn_add_messages
+-- Add messages.
 INSERT INTO message VALUES {rows};
 
 -- name: turn_change_messages
@@ -57,27 +59,32 @@ UPDATE message SET
 FROM (VALUES {rows}) AS v WHERE message.number = v.column1 AND message.status < 10;
 
 -- name: turn_add_entries
+-- Add entries to the ledger; none is ever changed.
 INSERT INTO entry VALUES {rows};
 
 -- name: turn_set_keys
+-- Remember what keys did, or how it went on.
 INSERT INTO idempotency VALUES {rows}
 ON CONFLICT (client, digest) DO UPDATE SET
     fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
     credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
 
 -- name: turn_set_batches
+-- Remember batches, or how far they came.
 INSERT INTO batch VALUES {rows}
 ON CONFLICT (number) DO UPDATE SET
     done = excluded.done, accepted = excluded.accepted, rejections = excluded.rejections,
     credits_cents = excluded.credits_cents;
 
 -- name: turn_set_codes
+-- Remember codes, or how they were tried.
 INSERT INTO code (message, client, recipient, id, expires_at_ms, tries, used_at_ms, live)
 VALUES {rows}
 ON CONFLICT (client, recipient, message) DO UPDATE SET
     tries = excluded.tries, used_at_ms = excluded.used_at_ms, live = excluded.live;
 
 -- name: turn_enqueue
+-- Put messages into queues.
 INSERT INTO queue VALUES {rows};
 
 -- name: turn_dequeue
@@ -85,6 +92,7 @@ INSERT INTO queue VALUES {rows};
 DELETE FROM queue WHERE route = ? AND lane = ? AND rank = ? AND message = ?;
 
 -- name: turn_add_timers
+-- Have the sweeper look at messages at some time.
 INSERT INTO timer VALUES {rows} ON CONFLICT DO NOTHING;
 
 -- name: turn_add_totals
