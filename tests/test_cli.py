@@ -158,6 +158,7 @@ def test_the_commands_are_those_we_promise() -> None:
         "report",
         "audit",
         "status",
+        "bench line",
         "config show",
         "config check",
         "version",
