@@ -150,9 +150,11 @@ class AcceptedByOperator(Request):
 class Close(Request):
     """Decide what the caller is told."""
 
-    __slots__ = ("codes", "desk_key", "handset", "key", "number", "outcome", "rules")
+    __slots__ = ("codes", "handset", "key", "number", "outcome", "rules")
 
     priority = URGENT
+    # A hold must end, also when nobody can be told in time how.
+    kept = True
 
     def __init__(
         self,

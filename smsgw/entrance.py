@@ -42,6 +42,7 @@ from smsgw.tariff import Tariff
 from smsgw.text import measure, refuse_text
 
 BATCH_STEP: Final = 100
+BATCH_PAUSE_S: Final = 0.05
 _CLIENTS_MAX: Final = 100_000
 _GSM7_PART: Final = 160
 
@@ -328,7 +329,15 @@ class Entrance:
                     key=key,
                     progress=progress,
                 )
-                progress = await shard.ask(request)
+                try:
+                    progress = await shard.ask(request)
+                except TooManyRequests:
+                    # It has begun, so it waits for its turn instead of being refused.
+                    await asyncio.sleep(BATCH_PAUSE_S)
+                    continue
+                except StorageUnavailable as error:
+                    error.members["outcome"] = "unknown"
+                    raise
                 batch = progress.batch
                 results |= progress.results
         finally:

@@ -205,6 +205,7 @@ class Gateway:
     async def serve(self) -> None:
         """Recover, connect to the operators, and begin to claim, send and sweep."""
         self._warn()
+        await self._look_at_disk()
         for shard in self.shards:
             await reroute(shard, self.routing, set(self.allotter.routes))
             await recover_flights(shard, self.rules)
@@ -284,8 +285,7 @@ class Gateway:
         if isinstance(self.clock, SystemClock) and abs(ahead_ms := self.clock.slew()) > JUMP_MS:
             self.metrics.clock_jumped()
             log.warning("clock.jumped", "the wall clock is elsewhere", ahead_ms=ahead_ms)
-        free = await asyncio.to_thread(self.directory.free_bytes)
-        self.entrance.disk_full = free < self.settings.store.free_bytes_min
+        await self._look_at_disk()
         for lane, name in enumerate(("regular", "express")):
             self.metrics.queue_waiting(name, self.allotter.waiting(lane))
         for name, provider in self.providers.items():
@@ -298,6 +298,10 @@ class Gateway:
             if any(self.routing.is_stale(route) for route, _ in shard.store.waiting):
                 await reroute(shard, self.routing, set(self.allotter.routes))
         await self.receipts.match_again(100)
+
+    async def _look_at_disk(self) -> None:
+        free_bytes = await asyncio.to_thread(self.directory.free_bytes)
+        self.entrance.disk_full = free_bytes < self.settings.store.free_bytes_min
 
     async def pause(self, subject: str, *, paused: bool) -> None:
         """Stop, or resume, claiming for everything (``PAUSE_ALL``) or for one provider."""

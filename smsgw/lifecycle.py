@@ -208,6 +208,11 @@ def _unknown(
         finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
 
 
+def decides(word: str) -> bool:
+    """Whether a receipt's word says how a message has ended."""
+    return word.upper() in RECEIPT_WORDS
+
+
 def receive(
     turn: Turn,
     message: Message,

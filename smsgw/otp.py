@@ -14,7 +14,7 @@ from smsgw.admission import Draft, KeyUse, Replay
 from smsgw.clock import Clock
 from smsgw.codes import AcceptedByOperator, Close, Decided, Open, Verify, derive, undeliverable
 from smsgw.entrance import Entrance
-from smsgw.errors import OtpUndeliverable, TooManyRequests
+from smsgw.errors import OtpUndeliverable, StorageUnavailable, TooManyRequests
 from smsgw.fairness import Allotter, Link
 from smsgw.ids import uuid_text
 from smsgw.metrics import Metrics
@@ -261,7 +261,7 @@ class OtpDesk:
                 if handset and outcome.verdict is Verdict.ACCEPTED:
                     await shard.ask(AcceptedByOperator(message.number, outcome))
                     await watcher
-        except TimeoutError:
+        except (TimeoutError, StorageUnavailable):
             pass
         finally:
             self._watchers.pop(message.number, None)

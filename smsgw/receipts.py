@@ -6,7 +6,9 @@ acknowledged before it is on disk.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from smsgw import lifecycle
@@ -26,12 +28,14 @@ PARKED_MAX: Final = 1_000_000
 
 Key = tuple[str, str]
 """(provider, the operator's id)"""
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Receive(Item):
     """What an operator reported about a message."""
 
     __slots__ = (
+        "elsewhere",
         "future",
         "metrics",
         "missed",
@@ -53,9 +57,24 @@ class Receive(Item):
         rules: Rules,
         metrics: Metrics,
         future: asyncio.Future[None] | None = None,
+        elsewhere: Callable[["Receive"], None] | None = None,
     ) -> None:
+        """Prepare it.
+
+        Args:
+            number: the message it is thought to be about.
+            provider_message_id: the operator's id of that message.
+            word: what the operator says.
+            reason: why, if it says so.
+            rules: the settings that count.
+            metrics: where it is counted.
+            future: who waits for it to be on disk, if anybody does.
+            elsewhere: called, instead of all that, when the message is finished already: operators
+                repeat ids, and an older message of that id may still be open.
+        """
         super().__init__()
         self.future = future
+        self.elsewhere = elsewhere
         self.missed = False
         self.rules = rules
         self.number = number
@@ -74,6 +93,10 @@ class Receive(Item):
         if message is None:
             return
         final = message.is_final
+        if not final:
+            self.elsewhere = None
+        elif self.elsewhere is not None:
+            return
         lifecycle.receive(
             turn, message, self.word, self.reason, self.provider_message_id, self.rules
         )
@@ -83,6 +106,9 @@ class Receive(Item):
 
     def done(self) -> None:
         """Count it."""
+        if self.elsewhere is not None:
+            self.elsewhere(self)
+            return
         self.metrics.receipt("event" if self.answer is None else "matched")
         if self.missed:
             self.metrics.express_missed()
@@ -114,28 +140,30 @@ class Receipts:
     """The station where receipts arrive."""
 
     def __init__(self, clock: Clock, shards: Shards, rules: Rules, metrics: Metrics) -> None:
-        self.parked: set[Key] = set()
+        # In the order in which they are looked at again.
+        self.parked: dict[Key, None] = {}
+        self.watchers: dict[int, asyncio.Future[None]] = {}
         self._clock = clock
         self._shards = shards
         self._rules = rules
         self._metrics = metrics
         self._ids: dict[Key, tuple[int, int]] = {}
-        self._parking: dict[Key, asyncio.Future[Any]] = {}
+        # What is being done about an id, the last of it: receipts of one id keep their order.
+        self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.watchers: dict[int, asyncio.Future[None]] = {}
 
     async def open(self) -> None:
         """Learn what is parked."""
         for shard in self._shards:
             for provider, identifier in await shard.store.read("parked_keys"):
-                self.parked.add((provider, identifier))
+                self.parked[provider, identifier] = None
         self._metrics.receipts_parked(len(self.parked))
 
     def publish(self, provider: str, identifier: str, shard: int, number: int) -> None:
         """Make known whose an operator's id is; then look whether its receipt is here already.
 
-        A receipt that arrives looks here, then in the shards, then here again before it is parked,
-        so one of the two always sees the other.
+        A receipt looks here before it is parked and again once it is, so one of the two always sees
+        the other.
         """
         key = (provider, identifier)
         ids = self._ids
@@ -143,18 +171,16 @@ class Receipts:
         if len(ids) > IDS_MAX:
             del ids[next(iter(ids))]
         if key in self.parked:
-            self._keep(self._match(key))
+            self._keep(self._line_up(key, partial(self._match, key)))
 
     def receive(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
         """Take a receipt whose sender does not wait."""
-        place = self._ids.get((provider, identifier))
-        if place is not None:
-            shard, number = place
-            receipt = Receive(number, identifier, word, reason, self._rules, self._metrics)
-            self._shards.shards[shard].put(receipt)
-            self._tell_watcher(number)
+        key = (provider, identifier)
+        place = self._ids.get(key)
+        if place is not None and key not in self._lines:
+            self._put(place, key, word, reason)
         else:
-            self._keep(self.take(provider, identifier, word, reason))
+            self._keep(self._line_up(key, partial(self._take, key, word, reason)))
 
     async def take(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
         """Take a receipt; returns once it is on disk, applied or parked.
@@ -164,76 +190,133 @@ class Receipts:
             StorageUnavailable: it could not be stored.
         """
         key = (provider, identifier)
-        if identifier and await self._apply(key, word, reason):
+        await self._line_up(key, partial(self._take, key, word, reason))
+
+    def _line_up(self, key: Key, work: Work) -> Coroutine[Any, Any, None]:
+        """Do something about an id once everything that came before it is done."""
+        before = self._lines.get(key)
+        mine = self._lines[key] = asyncio.get_running_loop().create_future()
+        return self._in_line(key, work, before, mine)
+
+    async def _in_line(
+        self,
+        key: Key,
+        work: Work,
+        before: asyncio.Future[None] | None,
+        mine: asyncio.Future[None],
+    ) -> None:
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            await work()
+        finally:
+            mine.set_result(None)
+            if self._lines[key] is mine:
+                del self._lines[key]
+
+    async def _take(self, key: Key, word: str, reason: str | None) -> None:
+        if key[1] and await self._apply(key, word, reason):
             return
         if len(self.parked) >= PARKED_MAX:
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
-        self.parked.add(key)
-        self._metrics.receipts_parked(len(self.parked))
         self._metrics.receipt("parked")
-        shard = self._home(key)
-        park = Park(("parked_add", (provider, identifier, self._clock.now_ms(), word, reason)))
-        self._parking[key] = park.future
-        try:
-            await shard.ask(park)
-        finally:
-            self._parking.pop(key, None)
+        row = (*key, self._clock.now_ms(), word, reason)
+        await self._home(key).ask(Park(("parked_add", row)))
+        self.parked[key] = None
+        self._metrics.receipts_parked(len(self.parked))
+        if key in self._ids:
+            await self._match(key)
 
     def _home(self, key: Key) -> Shard:
         return self._shards.named(f"{key[0]}\0{key[1]}")
+
+    def _put(
+        self,
+        place: tuple[int, int],
+        key: Key,
+        word: str,
+        reason: str | None,
+        future: asyncio.Future[None] | None = None,
+    ) -> None:
+        shard, number = place
+
+        def elsewhere(receipt: Receive) -> None:
+            self._keep(self._put_elsewhere(receipt, place, key))
+
+        receipt = Receive(
+            number, key[1], word, reason, self._rules, self._metrics, future, elsewhere
+        )
+        self._shards.shards[shard].put(receipt)
+        self._tell_watcher(number, word)
+
+    async def _put_elsewhere(self, receipt: Receive, place: tuple[int, int], key: Key) -> None:
+        """Apply a receipt to an older message that is open; else it is an event of the newest."""
+        try:
+            shard, receipt.number = await self._search(key) or place
+        except BaseException as error:
+            if receipt.future is not None and not receipt.future.done():
+                receipt.future.set_exception(error)
+            raise
+        receipt.elsewhere = None
+        self._shards.shards[shard].put(receipt)
 
     async def _apply(self, key: Key, word: str, reason: str | None) -> bool:
         """Find the message and apply the receipt; False where there is no message."""
         place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
         if place is None:
             return False
-        shard, number = place
         future = asyncio.get_running_loop().create_future()
-        receipt = Receive(number, key[1], word, reason, self._rules, self._metrics, future)
-        self._shards.shards[shard].put(receipt)
-        self._tell_watcher(number)
+        self._put(place, key, word, reason, future)
         await future
         return True
 
-    def _tell_watcher(self, number: int) -> None:
+    def _tell_watcher(self, number: int, word: str) -> None:
         """Tell a one-time code that waits for its handset: its close comes after this receipt."""
-        watcher = self.watchers.pop(number, None)
-        if watcher is not None and not watcher.done():
+        if lifecycle.decides(word) and (watcher := self.watchers.pop(number, None)) is not None:
             watcher.set_result(None)
 
     async def _search(self, key: Key) -> tuple[int, int] | None:
-        """Ask every shard; the newest message of that operator wins."""
-        found: list[tuple[int, int]] = []
+        """Ask every shard: the newest open message of that operator wins, else the newest."""
+        found: list[tuple[int, int, int]] = []
         for shard in self._shards:
-            rows = await shard.store.read("messages_of_provider_id", key[1])
-            found += [(number, shard.number) for number, provider in rows if provider == key[0]]
+            for number, provider, is_open in await shard.store.read(
+                "messages_of_provider_id", key[1]
+            ):
+                if provider == key[0]:
+                    found.append((is_open, number, shard.number))
         if not found:
             return None
-        number, home = max(found)
+        _, number, home = max(found)
         return (home, number)
 
     async def _match(self, key: Key) -> None:
         """Apply what is parked under an id that has become known, then forget it."""
-        if key in self._parking:
-            await asyncio.wait([self._parking[key]])
-        self.parked.discard(key)
         home = self._home(key)
-        for number, word, reason in await home.store.read("parked_of", *key):
-            if await self._apply(key, word, reason):
+        self.parked.pop(key, None)
+        try:
+            for number, word, reason in await home.store.read("parked_of", *key):
+                if not await self._apply(key, word, reason):
+                    self.parked[key] = None
+                    break
                 await home.ask(Park(("parked_delete", (number,))))
-            else:
-                self.parked.add(key)
-        self._metrics.receipts_parked(len(self.parked))
+        except BaseException:
+            self.parked[key] = None
+            raise
+        finally:
+            self._metrics.receipts_parked(len(self.parked))
 
     def dropped(self, keys: list[Key]) -> None:
         """Forget keys that were parked for too long."""
-        self.parked.difference_update(keys)
+        for key in keys:
+            self.parked.pop(key, None)
 
     async def match_again(self, keys_max: int) -> None:
-        """Look for the messages of some parked receipts once more."""
-        for key in list(self.parked)[:keys_max]:
-            if self._ids.get(key) or await self._search(key):
-                await self._match(key)
+        """Look for the messages of some parked receipts once more; next time, of the next ones."""
+        for key in list(islice(self.parked, keys_max)):
+            if self.parked.pop(key, key) is None:
+                self.parked[key] = None
+            if key[1] and (key in self._ids or await self._search(key)):
+                await self._line_up(key, partial(self._match, key))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something in the background, and hold on to it."""

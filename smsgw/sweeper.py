@@ -5,20 +5,23 @@ once over each stretch of numbers when its age is reached. Only what differs has
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
 from smsgw import lifecycle
 from smsgw.clock import Clock
+from smsgw.errors import StorageUnavailable
 from smsgw.ids import number_at
 from smsgw.metrics import Metrics
-from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Timer
+from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Status, Timer
 from smsgw.store.shard import Shard
 from smsgw.turn import OUTCOME, Request, Turn, Wants
 
 DUE_MAX: Final = 200
 SPAN_MAX: Final = 1000
 PURGE_MAX: Final = 200
+FORGET_STEPS: Final = 8
 TICK_S: Final = 1.0
 COUNT_LAG_MS: Final = 5_000
 FORGET_AGAIN_MS: Final = 86_400_000
@@ -64,8 +67,9 @@ def fire(turn: Turn, message: Message, timer: Timer, rules: Rules) -> None:
         forget(turn, message, timer)
     elif timer is Timer.RECEIPT:
         wait_for_receipt(turn, message, rules)
-    else:
-        lifecycle.time_out(turn, message, rules)
+    elif not lifecycle.time_out(turn, message, rules) and message.status == Status.UNCERTAIN:
+        # The setting is larger than it was when the timer was set.
+        turn.at(message.updated_at_ms + rules.uncertain_ms, message, timer)
 
 
 def wait_for_receipt(turn: Turn, message: Message, rules: Rules) -> None:
@@ -276,22 +280,24 @@ class FoldEntries(Request):
     def decide(self, turn: Turn) -> None:
         """Fold the longest stretch that may go; a single entry stays as it is."""
         following = turn.ask("client_after", self.client)
-        amount = held = count = 0
+        amount = held = charged = count = 0
         last: tuple[Any, ...] = ()
         for row in turn.ask("entries_oldest", self.client, PURGE_MAX):
-            _, _, at_ms, row_amount, row_held, _, stored = row
+            _, at_ms, row_amount, row_held, _, row_charged, stored = row
             if at_ms >= self.before_ms or stored:
                 break
-            amount, held, count, last = amount + row_amount, held + row_held, count + 1, row
+            amount, held, charged = amount + row_amount, held + row_held, charged + row_charged
+            count, last = count + 1, row
         if count > 1:
-            turn.write("entries_fold", self.client, last[0])
-            turn.write("entry_carry", self.client, last[0], last[2], amount, held, last[5])
+            sequence, at_ms, _, _, balance, _, _ = last
+            turn.write("entries_fold", self.client, sequence)
+            turn.write("entry_carry", self.client, sequence, at_ms, amount, held, balance, charged)
         again = count == PURGE_MAX
         self.answer = self.client if again else (following[0][0] if following else None)
 
 
 class DropParked(Request):
-    """Drop receipts whose message never came; the answer is their keys."""
+    """Drop receipts whose message never came; the answer is the keys nothing is left of."""
 
     __slots__ = ("before_ms",)
 
@@ -306,9 +312,9 @@ class DropParked(Request):
     def decide(self, turn: Turn) -> None:
         """Drop them."""
         rows = turn.ask("parked_old", self.before_ms, PURGE_MAX)
-        for number, _, _ in rows:
+        for number, *_ in rows:
             turn.write("parked_delete", number)
-        self.answer = [(provider, identifier) for _, provider, identifier in rows]
+        self.answer = [(provider, identifier) for _, provider, identifier, more in rows if not more]
 
 
 class Sweeper:
@@ -348,11 +354,15 @@ class Sweeper:
         self._codes_after: tuple[int, int, int] | None = (0, 0, 0)
         self._client: int | None = 0
         self._rested_at_ms = 0
+        self._wakes_at_ms = 0
+        self._nudged = asyncio.Event()
         self._stopped = asyncio.Event()
+        shard.on_timer = self.nudge
 
     def stop(self) -> None:
         """End the loop after its present step."""
         self._stopped.set()
+        self._nudged.set()
 
     async def run(self) -> None:
         """Sweep until stopped: timers when they are due, the rest once a second."""
@@ -360,19 +370,31 @@ class Sweeper:
             rows = await self._shard.store.read("meta_get", walk.mark)
             self._marks[walk.mark] = rows[0][0]
         while not self._stopped.is_set():
-            await self.sweep()
-            try:
-                async with asyncio.timeout(await self._until_due_s()):
-                    await self._stopped.wait()
-            except TimeoutError:
-                pass
+            # A shard that cannot write says so itself; what is due stays due.
+            with contextlib.suppress(StorageUnavailable):
+                await self.sweep()
+            await self._rest()
 
-    async def _until_due_s(self) -> float:
+    async def _rest(self) -> None:
+        """Wait for the next timer, also one that is set meanwhile; but at most for a tick."""
+        self._wakes_at_ms = self._clock.now_ms() + round(TICK_S * 1000)
         rows = await self._shard.store.read("timer_next")
-        if rows[0][0] is None:
-            return TICK_S
-        until_s = (int(rows[0][0]) - self._clock.now_ms()) / 1000
-        return min(TICK_S, max(0.005, until_s))
+        if rows[0][0] is not None:
+            self._wakes_at_ms = min(self._wakes_at_ms, int(rows[0][0]))
+        while not self._stopped.is_set():
+            self._nudged.clear()
+            until_s = (self._wakes_at_ms - self._clock.now_ms()) / 1000
+            try:
+                async with asyncio.timeout(max(0.005, until_s)):
+                    await self._nudged.wait()
+            except TimeoutError:
+                return
+
+    def nudge(self, due_ms: int) -> None:
+        """Learn of a new timer."""
+        if due_ms < self._wakes_at_ms:
+            self._wakes_at_ms = due_ms
+            self._nudged.set()
 
     async def sweep(self) -> None:
         """Do everything that is due now."""
@@ -385,7 +407,9 @@ class Sweeper:
             fired = await self._shard.ask(FireTimers(self._rules, self._metrics, now_ms))
         for walk, age_ms in self._walks:
             await self._walk(walk, number_at(now_ms - age_ms))
-        await self._forget(now_ms)
+        for _ in range(FORGET_STEPS):
+            if not await self._forget(now_ms):
+                break
 
     async def _walk(self, walk: type[Walk], to: int) -> None:
         more = True
@@ -393,8 +417,12 @@ class Sweeper:
             request = walk(self._marks[walk.mark], to, self._rules)
             self._marks[walk.mark], more = await self._shard.ask(request)
 
-    async def _forget(self, now_ms: int) -> None:
-        """A step through keys, codes, parked receipts and old entries; then rest for a while."""
+    async def _forget(self, now_ms: int) -> bool:
+        """A step through keys, codes, parked receipts and old entries; then rest for a while.
+
+        Returns:
+            Whether there is more to do now.
+        """
         if self._keys_after is not None:
             before_ms = now_ms - self._idempotency_ms
             self._keys_after = await self._shard.ask(ForgetKeys(self._keys_after, before_ms))
@@ -407,9 +435,12 @@ class Sweeper:
         if self._client is not None:
             before_ms = now_ms - self._messages_ms
             self._client = await self._shard.ask(FoldEntries(self._client, before_ms))
+        places = (self._keys_after, self._codes_after, self._client)
+        more = any(place is not None for place in places)
         rested_ms = now_ms - self._rested_at_ms
         if rested_ms > _ROUND_MS:
             self._rested_at_ms = now_ms
             self._keys_after = self._keys_after or (0, b"")
             self._codes_after = self._codes_after or (0, 0, 0)
             self._client = 0 if self._client is None else self._client
+        return more

@@ -222,6 +222,8 @@ class Item:
     """``URGENT`` items go first, then ``OUTCOME``, then ``REQUEST``."""
     units: int = 1
     """How many messages it is about, at most: a turn is bounded by them."""
+    kept: bool = False
+    """Whether, like an outcome, it stays to be stored later when the disk cannot be written."""
 
     def __init__(self) -> None:
         self.answer: Any = None

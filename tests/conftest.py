@@ -1,5 +1,6 @@
 """Fixtures for every test: Hypothesis profiles, a gateway in this process, a served one."""
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def gateway_of(tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenGateway]:
     """Opens gateways on ``tmp_path / "data"`` with given settings; closes what is left open."""
-    opened: list[Gateway] = []
+    # A connection that stays open would keep the tests from ending: one failure stops no other.
+    opened = contextlib.AsyncExitStack()
 
     async def open_one(
         overrides: dict[str, dict[str, Any]] | None = None,
@@ -47,12 +49,11 @@ async def gateway_of(tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenGa
         gateway = await open_gateway(
             data or tmp_path / "data", overrides, clock if manual else None, serve=serve
         )
-        opened.append(gateway)
+        opened.push_async_callback(gateway.close)
         return gateway
 
-    yield open_one
-    for gateway in opened:
-        await gateway.close()
+    async with opened:
+        yield open_one
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ ROW = {
     "attempts", "last_error", "created_at", "updated_at", "submitted_at", "final_at", "submit_by",
     "express_missed",
 }  # fmt: skip
+LOOKS_MAX = 1500
 SENTENCE = "OTP delivery failed - operator cannot deliver immediately"
 
 is_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z").fullmatch
@@ -217,6 +218,15 @@ class Site:
         found: dict[str, Any] = self.get(f"/v1/messages/{identifier}?wait_s={wait_s}")
         assert found["status"] in FINAL, found
         return found
+
+    def until(self, identifier: str, status: str, events: int = 0) -> dict[str, Any]:
+        """A message as soon as it has that status, and so many events."""
+        for _ in range(LOOKS_MAX):
+            found = self.look(identifier)
+            if found["status"] == status and len(found["events"]) >= events:
+                return found
+            self.wait(0.01)
+        raise AssertionError(found)
 
     def money(self, client: str) -> tuple[int, int, int]:
         """Available, held, captured."""

@@ -90,9 +90,11 @@ async def sweep(gateway: Gateway) -> None:
 
 async def flushed(gateway: Gateway) -> None:
     """Return once everything put into the shards so far is on disk."""
-    await gateway.receipts.drain()
-    for shard in gateway.shards:
-        await shard.ask(Write())
+    # Twice: what is decided may lead to something more.
+    for _ in range(2):
+        await gateway.receipts.drain()
+        for shard in gateway.shards:
+            await shard.ask(Write())
 
 
 class Scripted:
@@ -183,23 +185,14 @@ async def assert_clean(gateway: Gateway) -> None:
 
 
 class Served:
-    """``smsgw serve --dev`` in a process of its own."""
+    """``smsgw serve --dev``, or without, in a process of its own."""
 
-    def __init__(self, data: Path, environ: dict[str, str]) -> None:
+    def __init__(self, data: Path, environ: dict[str, str], *, dev: bool = True) -> None:
         self.data = data
+        command = [sys.executable, "-m", "smsgw", "--data", str(data), "serve", "--port", "0"]
         with (data.parent / "serve.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "smsgw",
-                    "--data",
-                    str(data),
-                    "serve",
-                    "--dev",
-                    "--port",
-                    "0",
-                ],
+                [*command, *(["--dev"] if dev else [])],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**_clean_environment(), **environ},

@@ -39,8 +39,7 @@ def busy(site: Site) -> str:
     for row in site.get(f"/v1/messages?client_id={client}")["data"]:
         site.final(row["id"])
     open_one = site.sent(client, to=NO_RECEIPT)
-    while site.look(open_one)["status"] != "SENT":
-        site.wait(0.01)
+    site.until(open_one, "SENT")
     site.admin("POST", f"clients/{client}/add", {"amount_cents": 500, "note": "thanks"})
     site.admin("POST", f"clients/{client}/deduct", {"amount_cents": 100})
     return client
@@ -218,17 +217,16 @@ def test_a_report_is_by_day_unless_told(site: Site, busy: str) -> None:
 def test_a_report_stays_true_while_its_messages_are_counted(site: Site) -> None:
     client = site.client(1000)
     identifiers = [site.sent(client, to=NO_RECEIPT) for _ in range(3)]
-    while any(site.look(identifier)["status"] != "SENT" for identifier in identifiers):
-        site.wait(0.01)
+    provider_ids = [
+        site.until(identifier, "SENT")["provider_message_id"] for identifier in identifiers
+    ]
     expected = {
         "messages": 3, "parts": 3, "held": 15, "charged": 0, "released": 0, "delivered_share": 0,
     }  # fmt: skip
     for _ in range(12):
         assert report(site, client)["totals"] == expected
         site.wait(0.5)
-    [first, *_] = identifiers
-    provider_id = site.look(first)["provider_message_id"]
-    receipt = {"provider_message_id": provider_id, "status": "DELIVRD"}
+    receipt = {"provider_message_id": provider_ids[0], "status": "DELIVRD"}
     assert site.post("/v1/providers/mock/dlr", receipt).status == 204
     assert report(site, client)["totals"] == {
         "messages": 3, "parts": 3, "held": 10, "charged": 5, "released": 0,

@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SiteOf
+from smsgw.admission import BatchProgress
+from smsgw.entrance import Wish
+from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
+from smsgw.store.shard import Shard
+from smsgw.turn import Item
+from tests.conftest import OpenGateway, SiteOf
 from tests.outside import DELIVERED, Answer, Site, ahead, columns, is_uuid, moment
+from tests.support import account_of, add_client, assert_clean
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 GOOD = {"to": DELIVERED, "from": "ACME", "text": "hello"}
@@ -436,3 +442,32 @@ def test_batches_at_once_use_all_credit_and_not_one_cent_more(paused: Site) -> N
 
     assert sum(paused.at_once(post, range(16))) == 250
     assert paused.money(client) == (3, 1250, 0)
+
+
+@pytest.mark.parametrize("refusal", [TooManyRequests, StorageUnavailable])
+async def test_a_batch_that_has_begun_is_not_refused_as_if_it_had_not(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch, refusal: type[SmsgwError]
+) -> None:
+    gateway = await gateway_of(serve=False)
+    client = await add_client(gateway, 5000)
+    items = [gateway.entrance.draft(Wish(DELIVERED, "ACME", str(index))) for index in range(250)]
+    refusals = [None, refusal(outcome="none")]
+    put = Shard.put
+
+    def refuse_the_second(shard: Shard, item: Item) -> None:
+        error = refusals.pop(0) if refusals else None
+        if error is not None:
+            raise error
+        put(shard, item)
+
+    monkeypatch.setattr(Shard, "put", refuse_the_second)
+    if refusal is TooManyRequests:
+        answer = await gateway.entrance.submit_batch(client, items, None)
+        assert isinstance(answer, BatchProgress)
+        assert (answer.batch.accepted, len(answer.results)) == (250, 250)
+    else:
+        with pytest.raises(StorageUnavailable) as raised:
+            await gateway.entrance.submit_batch(client, items, None)
+        assert raised.value.members["outcome"] == "unknown"
+        assert (await account_of(gateway, client)).waiting == 100
+    await assert_clean(gateway)

@@ -652,8 +652,7 @@ def test_what_waits_for_its_next_try_can_be_cancelled(site_of: SiteOf) -> None:
     site = site_of(delivery__retry_base_s="3600", log__level="info")
     client = site.client(1000)
     identifier = site.sent(client, to=FAILS_ALWAYS)
-    while site.look(identifier)["status"] != "FAILED_TEMP":
-        site.wait(0.01)
+    site.until(identifier, "FAILED_TEMP")
     answer = site.post(f"/v1/messages/{identifier}/cancel", {"client_id": client})
     assert (answer.status, answer.body["status"]) == (200, "CANCELLED")
     assert answer.body["attempts"] == 1

@@ -13,6 +13,7 @@ from tests.outside import (
     DELIVERED,
     FAILS_ALWAYS,
     FAILS_ONCE,
+    LOOKS_MAX,
     NO_RECEIPT,
     REFUSED,
     SLOW,
@@ -275,9 +276,7 @@ def test_a_receipt_in_time_confirms_and_one_after_it_changes_nothing(site_of: Si
     client = late.client(1000)
     _, message = refused(late, client, DELIVERED)
     assert message["status"] == "UNKNOWN"
-    while len(late.look(message["id"])["events"]) == len(message["events"]):
-        late.wait(0.1)
-    assert late.look(message["id"])["status"] == "UNKNOWN"
+    late.until(message["id"], "UNKNOWN", events=len(message["events"]) + 1)
     assert late.money(client) == (1000, 0, 0)
 
 
@@ -432,9 +431,10 @@ def test_while_one_is_under_way_its_key_is_taken_and_its_text_masked(site_of: Si
     def work(kind: str) -> Any:
         if kind == "send":
             return site.alone("POST", "/v1/messages", body, {"Idempotency-Key": "k"})
-        rows: list[Any] = []
-        while not rows:
+        for _ in range(LOOKS_MAX):
             rows = site.alone("GET", f"/v1/messages?client_id={client}").body["data"]
+            if rows:
+                break
         again = site.alone("POST", "/v1/messages", body, {"Idempotency-Key": "k"})
         return rows[0], again
 

@@ -2,7 +2,8 @@
 
 import re
 import uuid
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ from tests.outside import (
     Answer,
     Site,
     is_time,
-    moment,
     new_number,
 )
+from tests.support import DEMO, Served
 
 ROUTES = {
     ("POST", "/v1/messages"), ("GET", "/v1/messages"), ("POST", "/v1/messages/batch"),
@@ -43,10 +44,7 @@ def dlr(site: Site, word: str | None, identifier: str | None, **more: Any) -> An
 
 def submitted(site: Site, client: str) -> dict[str, Any]:
     """A message that the operator has, and of which it says nothing by itself."""
-    identifier = site.sent(client, to=NO_RECEIPT)
-    while (message := site.look(identifier))["status"] != "SENT":
-        site.wait(0.01)
-    return message
+    return site.until(site.sent(client, to=NO_RECEIPT), "SENT")
 
 
 # Health
@@ -78,6 +76,55 @@ def test_without_an_operator_it_is_not_ready_and_messages_wait(site_of: SiteOf) 
     identifier = site.sent(site.client())
     assert site.get(f"/v1/messages/{identifier}?wait_s=0.1")["status"] == "QUEUED"
     assert site.otp(site.client()).code == "otp_undeliverable"
+
+
+# Without --dev
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Starts ``smsgw serve`` without ``--dev``."""
+    running: list[Served] = []
+
+    def start(**environ: str) -> Site:
+        running.append(Served(tmp_path / "data", environ, dev=False))
+        return Site(running[-1], tmp_path / "journal.jsonl")
+
+    yield start
+    for process in running:
+        process.kill()
+
+
+def test_without_dev_there_is_no_operator_no_sandbox_and_no_demo(
+    plain: Callable[..., Site],
+) -> None:
+    site = plain()
+    answer = site.ask("GET", "/ready")
+    assert (answer.status, answer.code) == (503, "not_ready")
+    assert site.send(DEMO).code == "unknown_client"
+    assert site.ask("GET", "/v1/sandbox/messages").code == "unknown_route"
+    assert site.ask("DELETE", "/v1/sandbox/messages").code == "unknown_route"
+    assert dlr(site, "DELIVRD", "x").code == "unknown_route"
+    described = site.get("/openapi.json")["paths"]
+    assert "/v1/sandbox/messages" not in described
+    assert "/v1/messages" in described
+    client = site.client()
+    assert site.look(site.sent(client))["status"] == "QUEUED"
+    assert site.otp(client).body["submitted"] is False
+
+
+def test_without_dev_receipts_need_a_token_and_numbers_have_limits(
+    plain: Callable[..., Site],
+) -> None:
+    site = plain(SMSGW_PROVIDERS__MOCK__WEIGHT="2")
+    assert site.get("/ready")["status"] == "ready"
+    assert dlr(site, "DELIVRD", "x").code == "unknown_route"
+    client = site.client()
+    assert site.final(site.sent(client))["status"] == "DELIVERED"
+    assert site.otp(client).status == 200
+    answer = site.otp(client)
+    assert (answer.status, answer.code) == (429, "too_many_requests")
+    assert site.ask("GET", "/v1/sandbox/messages").code == "unknown_route"
 
 
 # Pages
@@ -317,9 +364,7 @@ def test_a_receipt_that_comes_first_is_matched_later(site_of: SiteOf) -> None:
     site = site_of(providers__mock__latency_ms=300)
     client = site.client(1000)
     # The mock operator's ids are made of the message's number and attempt.
-    earlier = site.sent(client, to=NO_RECEIPT)
-    while (known := site.look(earlier))["status"] != "SENT":
-        site.wait(0.05)
+    known = submitted(site, client)
     body = site.message(client, to=NO_RECEIPT)
     identifier = site.post("/v1/messages", body).body["message_id"]
     guess = guessed(known, identifier)
@@ -398,10 +443,7 @@ def test_a_token_is_needed_where_there_is_one(site_of: SiteOf) -> None:
 def test_chatty_operators_change_nothing_after_the_end(site: Site) -> None:
     client = site.client(1000)
     identifier = site.sent(client, to=CHATTY)
-    message = site.final(identifier)
-    while len(message["events"]) < 6:
-        site.wait(0.01)
-        message = site.look(identifier)
-    assert (message["status"], message["charged"]) == ("DELIVERED", 5)
-    assert moment(message["final_at"]) - moment(message["created_at"]) < timedelta(seconds=60)
+    # Accepted, submitted, delivered, and three receipts too many.
+    message = site.until(identifier, "DELIVERED", events=6)
+    assert message["charged"] == 5
     assert site.money(client) == (995, 0, 5)

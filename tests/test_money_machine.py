@@ -6,11 +6,13 @@ every message and what the shard keeps in memory are compared, and the audit mus
 
 import asyncio
 import shutil
+import sqlite3
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -53,6 +55,7 @@ from smsgw.models import FINAL_FROM, WAITING, Lane, Outcome, Status, Timer, Verd
 from smsgw.receipts import Receive
 from smsgw.recovery import RecoverFlights
 from smsgw.store.audit import audit
+from smsgw.store.base import ShardUnavailableError
 from smsgw.sweeper import (
     FireTimers,
     FoldEntries,
@@ -91,7 +94,7 @@ from tests.money_model import (
     S,
     Sms,
 )
-from tests.stores import compare_memory, open_shard, plain
+from tests.stores import compare_memory, make_unreliable, open_shard, plain
 
 METRICS: Final = Metrics()
 
@@ -206,6 +209,7 @@ class Money(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.store = self.runner.run(open_shard(self.path))
+        self.disk = make_unreliable(self.store)
         one_by_one = self.store._one_by_one
 
         def told(*arguments: Any) -> Any:
@@ -303,6 +307,14 @@ class Money(RuleBasedStateMachine):
         self.open()
         if recover:
             self.turn([DoRecover()])
+
+    @rule(before=some, poison=st.lists(poisons, max_size=1), after=some, claim=claiming)
+    def there_is_no_room(
+        self, before: list[Any], poison: list[Any], after: list[Any], claim: Any
+    ) -> None:
+        self.disk.fail("COMMIT", sqlite3.SQLITE_FULL)
+        with pytest.raises(ShardUnavailableError):
+            self.turn([*before, *poison, *after, claim])
 
     def having(self, status: Status) -> list[int]:
         """The messages of a status."""
@@ -713,12 +725,13 @@ def meaning(happens: Any) -> tuple[str, str]:
     return (type(happens).__name__, what)
 
 
+@pytest.mark.timeout(900)  # a failure is made small before it is told
 def test_the_file_does_what_the_model_does() -> None:
     run_state_machine_as_test(
         Money,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=30,
+            max_examples=100,
+            stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),

@@ -86,7 +86,8 @@ def test_the_executable_starts_the_command_line_with_all_data(
     monkeypatch.setitem(sys.modules, "PyInstaller.__main__", maker)
     assert binary.build(tmp_path) == tmp_path / "smsgw"
     ((start, arguments),) = calls
-    assert start == "from smsgw.cli.main import run\n\nrun()\n"
+    assert "from smsgw.cli.main import run" in start
+    assert start.endswith("freeze_support()\nrun()\n")
     assert {"--onefile", "--collect-data=smsgw", f"--distpath={tmp_path}"} < set(arguments)
     assert not Path(arguments[-1]).exists()
 

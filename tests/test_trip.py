@@ -57,8 +57,7 @@ def uncertain(site_of: SiteOf) -> tuple[Site, str, str]:
     site = site_of(providers__mock__response_timeout_s=0.2)
     client = site.client(100)
     identifier = site.sent(client, to=SLOW)
-    while site.look(identifier)["status"] != "UNCERTAIN":
-        site.wait(0.05)
+    site.until(identifier, "UNCERTAIN")
     assert site.money(client) == (95, 5, 0)
     assert [row["id"] for row in site.admin("GET", "messages/uncertain")["data"]] == [identifier]
     return site, client, identifier
@@ -160,8 +159,7 @@ def test_a_message_waits_between_its_tries(site_of: SiteOf) -> None:
     site = site_of(delivery__retry_base_s=3600)
     client = site.client(100)
     identifier = site.sent(client, to=FAILS_ONCE)
-    while (message := site.look(identifier))["status"] != "FAILED_TEMP":
-        site.wait(0.01)
+    message = site.until(identifier, "FAILED_TEMP")
     assert columns([message], "attempts", "reason", "charged") == [(1, None, 0)]
     assert message["last_error"]
     assert site.money(client) == (95, 5, 0)
@@ -190,12 +188,12 @@ def test_what_the_operator_does_not_answer_is_decided_by_policy(
     )
     client = site.client(100)
     identifier = site.sent(client, to=number)
-    seen = set()
-    while (message := site.look(identifier))["final_at"] is None:
-        seen.add(message["status"])
-        site.wait(0.02)
+    if policy == "wait":
+        site.until(identifier, "UNCERTAIN")
+    message = site.final(identifier)
     assert columns([message], "status", "reason", "attempts") == [expected]
-    assert ("UNCERTAIN" in seen) == (policy == "wait")
+    uncertain = [event for event in message["events"] if event["kind"] == "uncertain"]
+    assert len(uncertain) == (policy == "wait")
     assert site.money(client) == (100, 0, 0)
     assert len(site.journal_of(identifier)) == expected[2]
     site.audit()
@@ -231,8 +229,7 @@ def test_money_is_captured_before_any_receipt_where_sent_is_enough(site_of: Site
     site = site_of(billing__capture_on="sent", providers__mock__receipt_delay_ms=600)
     client = site.client(100)
     identifier = site.sent(client, to=UNDELIVERED)
-    while (message := site.look(identifier))["status"] != "SENT":
-        site.wait(0.01)
+    message = site.until(identifier, "SENT")
     assert message["charged"] == 5
     assert site.money(client) == (95, 0, 5)
     message = site.final(identifier)
@@ -273,6 +270,7 @@ def test_an_express_promise_that_is_missed_is_paid_back(site_of: SiteOf) -> None
         ("capture", 0, -10),
         ("release", 4, -4),
     ]
+    assert "smsgw_express_missed_total 1.0" in site.ask("GET", "/metrics").body
     site.audit()
 
 
@@ -290,8 +288,8 @@ def test_the_same_number_does_the_same_after_a_restart_and_nothing_is_stranded(
     site = Site(served(environ), journal)
     client = site.client(100)
     identifiers = [site.sent(client, to=number) for number in (DELIVERED, UNDELIVERED, CHATTY)]
-    while any(site.look(identifier)["status"] != "SENT" for identifier in identifiers):
-        site.wait(0.02)
+    for identifier in identifiers:
+        site.until(identifier, "SENT")
     site.served.stop(signal.SIGKILL)
     del environ["SMSGW_PROVIDERS__MOCK__RECEIPT_DELAY_MS"]
     site.served = served(environ)

@@ -287,8 +287,8 @@ def _stop_looking(gateway: Gateway) -> None:
 async def test_a_clean_stop_waits_for_answers_and_claims_nothing_more(
     gateway_of: OpenGateway, operator: Scripted
 ) -> None:
-    overrides: dict[str, Any] = {"providers": {"mock": {"window": 1}}, "server": {"shutdown_s": 20.0}}
-    gateway = await serve(gateway_of, operator, **overrides)
+    slow: dict[str, Any] = {"server": {"shutdown_s": 20.0}}
+    gateway = await serve(gateway_of, operator, providers={"mock": {"window": 1}}, **slow)
     client = await add_client(gateway)
     first, second = [await submitted(gateway, client) for _ in range(2)]
     submission = await operator.next()

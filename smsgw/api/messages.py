@@ -77,7 +77,11 @@ class MessageRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/v1/messages``: one plain function, since every message passes here."""
         if scope["method"] == "POST":
-            await self._post(scope, receive, send)
+            try:
+                await self._post(scope, receive, send)
+            except SmsgwError as refusal:
+                self._gateway.metrics.refused(refusal.code)
+                raise
         else:
             response = await self.list(Request(scope, receive))
             await response(scope, receive, send)

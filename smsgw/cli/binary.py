@@ -16,7 +16,15 @@ from smsgw.cli.options import PROGRAM
 from smsgw.errors import SmsgwError
 
 # A script inside the package would put our own numbers.py before that of the standard library.
-_START: Final = "from smsgw.cli.main import run\n\nrun()\n"
+_START: Final = """
+from multiprocessing import freeze_support
+
+from smsgw.cli.main import run
+
+# The executable is also what the processes of a measurement start as.
+freeze_support()
+run()
+"""
 
 _LOADED_BY_NAME: Final = ("uvicorn", "phonenumbers")
 """Packages that import parts of themselves by name, where PyInstaller cannot see it."""
@@ -61,6 +69,8 @@ def _arguments(start: Path, folder: Path) -> list[str]:
         "--log-level=WARN",
         # SQL, the API pages, the guides, the licences.
         f"--collect-data={PROGRAM}",
+        # Versions, which a measurement names.
+        f"--recursive-copy-metadata={PROGRAM}",
         *(f"--collect-submodules={package}" for package in _LOADED_BY_NAME),
         str(start),
     ]

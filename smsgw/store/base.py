@@ -24,7 +24,7 @@ class TurnResult:
     ``errors`` has one place per item: None where it is on disk, else why it alone is not.
     ``waiting`` is how many messages are queued now; ``queued`` the lowest rank that was put into
     each queue. ``ended`` are the watched messages that are final now; ``finals`` counts all that
-    became so, by status.
+    became so, by status. ``due_ms`` is when the first of the new timers is due.
     """
 
     errors: Sequence[SmsgwError | None]
@@ -33,6 +33,7 @@ class TurnResult:
     queued: Mapping[QueueKey, int] = field(default_factory=dict)
     ended: Sequence[int] = ()
     finals: Mapping[int, int] = field(default_factory=dict)
+    due_ms: int | None = None
     work_s: float = 0.0
     commit_s: float = 0.0
 

@@ -20,6 +20,7 @@ class Catalog:
         self._thread = thread
         self.store_id = 0
         self.epoch = 0
+        self.made = False
         self.shards: dict[int, str] = {}
         self.shard_of_slot: list[int] = []
         self.moved_from: dict[int, int] = {}
@@ -84,8 +85,15 @@ class Catalog:
         self.paused = {subject for (subject,) in connection.execute("SELECT subject FROM pause")}
         meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
         self.store_id, self.epoch = int(meta["store"]), int(meta["epoch"])
+        self.made = "made" in meta
         if len(slots) != SLOTS or not set(self.shard_of_slot) <= set(self.shards):
             raise StoreError(f"{self.path} is damaged: its slot map is not whole")
+
+    async def set_made(self) -> None:
+        """Note that every shard's file was made: from now on a missing one is a loss."""
+        sql = "INSERT OR IGNORE INTO meta VALUES ('made', '1')"
+        await self._thread.run(self._thread.raw.execute, sql)
+        self.made = True
 
     async def set_paused(self, subject: str, *, paused: bool) -> None:
         """Pause or resume everything (``PAUSE_ALL``) or a provider; survives a restart."""

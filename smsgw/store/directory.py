@@ -100,6 +100,9 @@ class DataDirectory:
         if not new:
             for missing in sorted(addresses - found):
                 raise StoreError(f"{self.path / missing} is missing")
+            for address in sorted(addresses):
+                if (self.path / address).stat().st_size == 0:
+                    raise StoreError(f"{self.path / address} is empty")
 
     def key(self) -> bytes:
         """The secret from which codes are derived; made once, readable by its owner only.

@@ -120,6 +120,7 @@ class Shard:
         self.store = store
         self.number = store.number
         self.trouble: str | None = None
+        self.on_timer: Callable[[int], None] = lambda _: None
         self._clock = clock
         self._allotter = allotter
         self._metrics = metrics
@@ -139,7 +140,7 @@ class Shard:
             TooManyRequests: when too many requests wait.
             StorageUnavailable: for a request, while the shard cannot write.
         """
-        if self.trouble and item.priority != OUTCOME:
+        if self.trouble and not _stays(item):
             raise StorageUnavailable(retry_after_s=1, outcome="none")
         self._inbox.add(item)
         self._awake.set()
@@ -244,6 +245,8 @@ class Shard:
         allotter.served(result.claims)
         heads = claim.heads if claim and claimed else {}
         allotter.report(self.number, result.waiting, heads, result.queued)
+        if result.due_ms is not None:
+            self.on_timer(result.due_ms)
         for status, messages in result.finals.items():
             self._metrics.final(status_name(status), messages)
         for number in result.ended:
@@ -275,10 +278,11 @@ class Shard:
                 "shard.trouble", "the shard cannot write", shard=self.number, cause=str(error)
             )
         self.trouble = str(error)
+        kept = [item for item in items if _stays(item)]
         for item in items:
             if item.priority != OUTCOME:
-                item.failed(StorageUnavailable(retry_after_s=1, outcome="none"))
-        kept = [item for item in items if item.priority == OUTCOME]
+                outcome = "unknown" if item.kept else "none"
+                item.failed(StorageUnavailable(retry_after_s=1, outcome=outcome))
         self._metrics.shard_up(self.number, up=False)
         if self._stopping:
             self._tries_left -= 1
@@ -289,6 +293,10 @@ class Shard:
             return
         self._inbox.give_back(kept or [_Probe(("meta_set", ("probe", self._clock.now_ms())))])
         await asyncio.sleep(PROBE_S)
+
+
+def _stays(item: Item) -> bool:
+    return item.kept or item.priority == OUTCOME
 
 
 class _Quarantine(Write):

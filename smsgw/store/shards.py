@@ -39,16 +39,12 @@ class Shards:
         if settings.shard_urls:
             raise StoreError("store.shard_urls: this version keeps its shards in files only")
         path = directory.path / "catalog.db"
-        new = not path.exists()
-        if new:
+        if not path.exists():
             directory.check_shards(set(), new=True)
         catalog = await Catalog.open(path, settings.shards, secrets.randbits(62), now_ms)
         opened: list[SqliteShard] = []
         try:
-            unmade = new or all(
-                not (directory.path / address).exists() for address in catalog.shards.values()
-            )
-            directory.check_shards(set(catalog.shards.values()), new=new or unmade)
+            directory.check_shards(set(catalog.shards.values()), new=not catalog.made)
             for number, address in catalog.shards.items():
                 store = await SqliteShard.open(
                     number,
@@ -65,6 +61,8 @@ class Shards:
                     now_ms=now_ms,
                 )
                 opened.append(store)
+            if not catalog.made:
+                await catalog.set_made()
         except BaseException:
             for store in opened:
                 await store.close()

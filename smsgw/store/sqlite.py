@@ -184,6 +184,7 @@ class SqliteShard:
         result.waiting = dict(self.waiting)
         result.queued = _lowest_queued(turns)
         result.finals = Counter(_finals(turns))
+        result.due_ms = min((due for turn in turns for due, _, _ in turn.timers), default=None)
         if self.watched:
             result.ended = self._ended(turns)
 

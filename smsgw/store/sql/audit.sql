@@ -24,13 +24,14 @@ WHERE c.credits_cents <> coalesce(e.credits, 0) OR c.held_cents <> coalesce(e.he
    OR c.sequence <> coalesce(e.sequence, 0);
 
 -- name: charges
--- What was captured in all is what the captures say, as far back as the ledger goes.
-SELECT c.number, 'charged ' || c.charged_cents || ', but the captures add up to ' || e.charged
-FROM client AS c JOIN (
-    SELECT client, -sum(CASE kind WHEN 3 THEN held_cents ELSE 0 END) AS charged,
-           max(kind = 5) AS folded
+-- What was captured in all is what the captures say, and the notes of those carried forward.
+SELECT c.number,
+       'charged ' || c.charged_cents || ', but the captures add up to ' || coalesce(e.charged, 0)
+FROM client AS c LEFT JOIN (
+    SELECT client, sum(CASE kind WHEN 3 THEN -held_cents
+                       WHEN 5 THEN CAST(substr(note, 10) AS INTEGER) ELSE 0 END) AS charged
     FROM entry GROUP BY client) AS e ON e.client = c.number
-WHERE c.charged_cents < e.charged OR (NOT e.folded AND c.charged_cents <> e.charged);
+WHERE c.charged_cents <> coalesce(e.charged, 0);
 
 -- name: strangers
 -- Every entry belongs to a client.

@@ -106,8 +106,11 @@ WHERE e.client = ?1 AND e.kind = 2
 GROUP BY 1, 2, 3;
 
 -- name: messages_of_provider_id
--- Whose operator's id this is; the newest first.
-SELECT number, provider FROM message WHERE provider_message_id = ? ORDER BY number DESC LIMIT 20;
+-- Whose operator's id this is, and whether that is open; of the newest messages with it, since some
+-- operators give the same id again and again.
+SELECT number, provider, status IN (2, 3, 4) FROM (
+    SELECT number, provider, status FROM message WHERE provider_message_id = ?
+    ORDER BY number DESC LIMIT 200);
 
 -- name: accepted_open
 -- Accepted by an operator, without a receipt so far, newest first.

@@ -117,9 +117,10 @@ WHERE (client, recipient, message) > (?, ?, ?) ORDER BY client, recipient, messa
 DELETE FROM code WHERE client = ? AND recipient = ? AND message = ?;
 
 -- name: entries_oldest
--- A client's oldest entries, each with whether its message is still stored.
-SELECT e.sequence, e.kind, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents,
-       m.number IS NOT NULL
+-- A client's oldest entries, each with what it captured, and whether its message is still stored.
+SELECT e.sequence, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents,
+       CASE e.kind WHEN 3 THEN -e.held_cents WHEN 5 THEN CAST(substr(e.note, 10) AS INTEGER)
+       ELSE 0 END, m.number IS NOT NULL
 FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
 WHERE e.client = ? ORDER BY e.sequence LIMIT ?;
 
@@ -128,8 +129,9 @@ WHERE e.client = ? ORDER BY e.sequence LIMIT ?;
 DELETE FROM entry WHERE client = ? AND sequence <= ?;
 
 -- name: entry_carry
--- Carry the sums of deleted entries forward, in the place of the last of them.
-INSERT INTO entry VALUES (?, ?, 5, ?, ?, ?, ?, NULL, NULL);
+-- Carry the sums of deleted entries forward, in the place of the last of them; its note says what
+-- was captured in them, so that it can still be proved.
+INSERT INTO entry VALUES (?, ?, 5, ?, ?, ?, ?, NULL, 'captured ' || ? || ' cents');
 
 -- name: client_after
 -- The next client in turn.
@@ -153,5 +155,8 @@ DELETE FROM parked WHERE number = ?;
 SELECT DISTINCT provider, provider_message_id FROM parked;
 
 -- name: parked_old
--- Receipts that were parked long ago.
-SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?;
+-- Receipts that were parked long ago, each with whether a younger one has the same id.
+SELECT p.number, p.provider, p.provider_message_id, EXISTS (
+    SELECT 1 FROM parked AS o WHERE o.provider = p.provider
+    AND o.provider_message_id = p.provider_message_id AND o.at_ms >= ?1)
+FROM parked AS p WHERE p.at_ms < ?1 LIMIT ?2;

@@ -1,0 +1,387 @@
+"""Receipts in any order, any number of times, early, late or unknown: one end, and nothing lost."""
+
+import random
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from smsgw.admission import Accepted
+from smsgw.clock import ManualClock
+from smsgw.errors import TooManyRequests
+from smsgw.gateway import Gateway
+from smsgw.models import Message, Status
+from smsgw.receipts import Park
+from smsgw.store.base import ShardUnavailableError
+from smsgw.store.sqlite import SqliteShard
+from tests.conftest import OpenGateway
+from tests.support import (
+    Scripted,
+    account_of,
+    add_client,
+    assert_clean,
+    crash,
+    final_of,
+    flushed,
+    message_of,
+    send,
+    still,
+    sweep,
+)
+
+FINAL = {
+    "DELIVRD": Status.DELIVERED,
+    "UNDELIV": Status.FAILED_PERM,
+    "EXPIRED": Status.EXPIRED,
+}
+EVENTS = ("accept", "DELIVRD", "UNDELIV", "EXPIRED", "ENROUTE")
+
+
+@pytest.fixture
+def operator() -> Scripted:
+    return Scripted()
+
+
+async def serve(
+    gateway_of: OpenGateway, operator: Scripted, **overrides: dict[str, Any]
+) -> Gateway:
+    """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
+    gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
+    gateway.providers = {"mock": operator}
+    await gateway.serve()
+    await still(gateway)
+    return gateway
+
+
+async def submitted(gateway: Gateway, client: bytes) -> Message:
+    answer = await send(gateway, client)
+    assert isinstance(answer, Accepted)
+    return answer.message
+
+
+async def accepted(
+    gateway: Gateway, operator: Scripted, client: bytes, identifier: str | None
+) -> Message:
+    """A message that the operator knows by an id."""
+    message = await submitted(gateway, client)
+    operator.accept(await operator.next(), identifier)
+    await flushed(gateway)
+    return message
+
+
+async def status_of(gateway: Gateway, message: Message) -> int:
+    return (await message_of(gateway, message)).status
+
+
+async def receipts_beside(gateway: Gateway, message: Message) -> list[str | None]:
+    rows = await gateway.shards.of_message(message.id).store.read("get_events", message.number)
+    return [detail for _, kind, detail in rows if kind == "receipt"]
+
+
+async def parked(gateway: Gateway) -> int:
+    return sum([len(await shard.store.read("parked_list", 1000)) for shard in gateway.shards])
+
+
+async def _run(
+    gateway: Gateway, operator: Scripted, client: bytes, order: list[str], *, in_turn: bool
+) -> None:
+    message = await submitted(gateway, client)
+    submission = await operator.next()
+    identifier = f"id {message.number}"
+    for event in order:
+        if event == "accept":
+            operator.accept(submission, identifier)
+        else:
+            operator.receipt(identifier, event)
+        if in_turn:
+            await flushed(gateway)
+    await flushed(gateway)
+    now = await message_of(gateway, message)
+    deciding = [event for event in order if event in FINAL]
+    assert now.status == FINAL[deciding[0]], order
+    assert (now.held_cents, now.charged_cents) == (0, 5 * (now.status == Status.DELIVERED))
+    # One receipt has decided; every other one is kept beside the message.
+    others = await receipts_beside(gateway, message)
+    assert len(others) == len(order) - 2, order
+
+
+async def test_every_order_of_answer_and_receipts_ends_once(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway, 10_000)
+    for order in permutations(EVENTS):
+        await _run(gateway, operator, client, list(order), in_turn=True)
+    account = await account_of(gateway, client)
+    assert (account.held_cents, account.charged_cents) == (0, 5 * 40)
+    assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
+    await assert_clean(gateway)
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+async def test_repeated_receipts_change_nothing(
+    gateway_of: OpenGateway, operator: Scripted, in_turn: bool
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway, 10_000)
+    chance = random.Random(1)
+    for _ in range(60):
+        order = ["accept", *chance.choices(EVENTS[1:4], k=3), *chance.choices(EVENTS[1:], k=5)]
+        chance.shuffle(order)
+        await _run(gateway, operator, client, order, in_turn=in_turn)
+    assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
+    await assert_clean(gateway)
+
+
+async def test_a_receipt_that_overtakes_the_answer_is_parked_and_then_matched(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    submission = await operator.next()
+    operator.receipt("7")
+    await flushed(gateway)
+    assert await parked(gateway) == 1
+    assert await status_of(gateway, message) == Status.SENDING
+    operator.accept(submission, "7")
+    assert (await final_of(gateway, message)).charged_cents == 5
+    await flushed(gateway)
+    assert await parked(gateway) == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_receipt_and_the_answer_at_the_same_moment_never_miss_each_other(
+    gateway_of: OpenGateway, operator: Scripted, seed: int
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway, 10_000)
+    chance = random.Random(seed)
+    messages = [await submitted(gateway, client) for _ in range(20)]
+    works = []
+    for index in range(20):
+        submission = await operator.next()
+        identifier = f"id {index}"
+        for word in chance.choices(["ENROUTE", "ACCEPTD"], k=chance.randint(0, 3)):
+            operator.receipt(identifier, word)
+            await _rounds(gateway, chance.randint(0, 8))
+        operator.receipt(identifier)
+        await _rounds(gateway, chance.randint(0, 8))
+        works.append((identifier, submission))
+        operator.accept(submission, identifier)
+    for message in messages:
+        assert (await final_of(gateway, message)).status == Status.DELIVERED
+    await flushed(gateway)
+    assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
+
+
+async def _rounds(gateway: Gateway, count: int) -> None:
+    """Let some trips to the reading threads go by."""
+    for _ in range(count):
+        await gateway.shards.shards[0].store.read("parked_keys")
+
+
+async def test_an_unknown_id_is_on_disk_before_it_is_acknowledged(gateway_of: OpenGateway) -> None:
+    gateway = await gateway_of()
+    await gateway.receipts.take("mock", "never heard of", "DELIVRD", "000")
+    await crash(gateway)
+    gateway = await gateway_of(serve=False)
+    assert set(gateway.receipts.parked) == {("mock", "never heard of")}
+    rows = [row for shard in gateway.shards for row in await shard.store.read("parked_list", 10)]
+    assert [(row[0], row[1], row[3], row[4]) for row in rows] == [
+        ("mock", "never heard of", "DELIVRD", "000")
+    ]
+
+
+async def test_what_was_parked_is_matched_after_a_restart(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    await gateway.receipts.take("mock", "9", "UNDELIV", None)
+    await gateway.close()
+    gateway = await serve(gateway_of, operator)
+    message = await accepted(gateway, operator, client, "9")
+    assert (await final_of(gateway, message)).status == Status.FAILED_PERM
+    await flushed(gateway)
+    assert await parked(gateway) == 0
+
+
+async def test_a_receipt_finds_its_message_after_a_restart(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    clients = [await add_client(gateway) for _ in range(6)]
+    messages = [
+        await accepted(gateway, operator, client, f"id {index}")
+        for index, client in enumerate(clients)
+    ]
+    await crash(gateway)
+    gateway = await serve(gateway_of, operator)
+    assert {known.provider_message_id for known in operator.restored} == {
+        f"id {index}" for index in range(6)
+    }
+    for index in range(6):
+        operator.receipt(f"id {index}")
+    for message in messages:
+        assert (await final_of(gateway, message)).status == Status.DELIVERED
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_of_repeated_ids_the_newest_live_one_wins(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock, restart: bool
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    messages = []
+    for _ in range(3):
+        clock.advance(1)
+        messages.append(await accepted(gateway, operator, await add_client(gateway), "1"))
+    oldest, middle, newest = messages
+    if restart:
+        await crash(gateway)
+        gateway = await serve(gateway_of, operator)
+    for message, word in ((newest, "DELIVRD"), (middle, "UNDELIV"), (oldest, "DELIVRD")):
+        assert await status_of(gateway, message) == Status.SENT
+        operator.receipt("1", word)
+        await flushed(gateway)
+        assert await status_of(gateway, message) == FINAL[word]
+    await gateway.receipts.take("mock", "1", "EXPIRED", None)
+    assert await receipts_beside(gateway, newest) == ["EXPIRED"]
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+async def test_ids_of_other_operators_are_other_ids(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await accepted(gateway, operator, client, "1")
+    await gateway.receipts.take("other", "1", "DELIVRD", None)
+    assert await status_of(gateway, message) == Status.SENT
+    assert await parked(gateway) == 1
+
+
+@pytest.mark.parametrize("identifier", ["", None])
+async def test_an_empty_id_is_no_id(
+    gateway_of: OpenGateway, operator: Scripted, identifier: str | None
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await accepted(gateway, operator, client, identifier)
+    await gateway.receipts.take("mock", "", "DELIVRD", None)
+    await gateway.receipts.match_again(100)
+    assert await status_of(gateway, message) == Status.SENT
+    assert await parked(gateway) == 1
+
+
+async def test_what_is_parked_is_dropped_after_its_time(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator, delivery={"receipt_parked_s": 100.0})
+    await gateway.receipts.take("mock", "old", "DELIVRD", None)
+    clock.advance(60)
+    await gateway.receipts.take("mock", "young", "DELIVRD", None)
+    await gateway.receipts.take("mock", "old", "UNDELIV", None)
+    clock.advance(41)
+    await sweep(gateway)
+    assert await parked(gateway) == 2
+    # Something is still parked under the older one's id.
+    assert set(gateway.receipts.parked) == {("mock", "old"), ("mock", "young")}
+    clock.advance(60)
+    await sweep(gateway)
+    assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
+
+
+async def test_what_is_parked_is_looked_at_again_however_much_there_is(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await accepted(gateway, operator, client, "late")
+    for index in range(150):
+        await gateway.receipts.take("mock", f"unknown {index}", "DELIVRD", None)
+    # As a crash between the two halves of a match would leave it.
+    key = ("mock", "late")
+    row = ("parked_add", (*key, gateway.clock.now_ms(), "DELIVRD", None))
+    await gateway.receipts._home(key).ask(Park(row))
+    gateway.receipts.parked[key] = None
+    gateway.receipts._ids.clear()
+    for _ in range(4):
+        await gateway.receipts.match_again(50)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await parked(gateway) == 150
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_receipt_outlasts_a_disk_that_cannot_be_written(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    submission = await operator.next()
+    if known:
+        operator.accept(submission, "1")
+        await flushed(gateway)
+
+    async def fail(*_: object) -> None:
+        raise ShardUnavailableError("the disk is full")
+
+    monkeypatch.setattr(SqliteShard, "turn", fail)
+    operator.receipt("1")
+    shard = gateway.receipts._home(("mock", "1"))
+    watched = gateway.shards.of_message(message.id) if known else shard
+    while watched.trouble is None:
+        await gateway.shards.catalog._thread.run(lambda: None)
+    monkeypatch.undo()
+    if not known:
+        operator.accept(submission, "1")
+    assert (await final_of(gateway, message)).status == Status.DELIVERED
+    await flushed(gateway)
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+async def test_too_many_parked_receipts_are_refused_and_known_ones_still_taken(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.receipts.PARKED_MAX", 2)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await accepted(gateway, operator, client, "1")
+    for identifier in ("a", "b"):
+        await gateway.receipts.take("mock", identifier, "DELIVRD", None)
+    with pytest.raises(TooManyRequests):
+        await gateway.receipts.take("mock", "c", "DELIVRD", None)
+    await gateway.receipts.take("mock", "1", "DELIVRD", None)
+    assert await status_of(gateway, message) == Status.DELIVERED
+
+
+@pytest.mark.parametrize("word", ["DELIVRD", "delivered", "Delivered"])
+async def test_words_are_read_in_any_case(
+    gateway_of: OpenGateway, operator: Scripted, word: str
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await accepted(gateway, operator, client, "1")
+    operator.receipt("1", word)
+    assert (await final_of(gateway, message)).status == Status.DELIVERED
+
+
+async def test_ids_beyond_the_map_in_memory_are_found_on_disk(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.receipts.IDS_MAX", 3)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    messages = [await accepted(gateway, operator, client, f"id {n}") for n in range(10)]
+    assert len(gateway.receipts._ids) == 3
+    for index in range(10):
+        operator.receipt(f"id {index}")
+    for message in messages:
+        assert (await final_of(gateway, message)).status == Status.DELIVERED
