@@ -15,21 +15,19 @@ from smsgw.errors import InvalidRecipient, InvalidSender, SettingsError
 NATIONAL_CACHE_MAX = 10_000
 SENDER_CACHE_MAX = 10_000
 TYPED_CHARACTERS_MAX = 64
-NAME_SEPTETS_MAX = 11
+NAME_CHARACTERS_MAX = 11
 
 _is_e164 = re.compile(r"\+[1-9][0-9]{6,14}").fullmatch
 _is_short_code = re.compile(r"[0-9]{3,8}").fullmatch
 _is_dialled = re.compile(r"\+?[0-9]{3,20}").fullmatch
 
 # The printable GSM-7 alphabet once more, because ``text`` stands on the same floor; here it is
-# sorted by what a name needs (a letter, one septet, two septets), and a test compares the two.
+# sorted into letters, of which a name needs one, and all else, and a test compares the two.
 _LETTERS = "A-Za-zÄÅÆÇÉÑÖØÜßàäåæèéìñòöøùüΓΔΘΛΞΠΣΦΨΩ"
-_SYMBOLS = r" !\"#$%&'()*+,\-./0-9:;<=>?@_¡£¤¥§¿"
-_TWO_SEPTETS = r"\^{}\\\[~\]|€"
+_SYMBOLS = r" !\"#$%&'()*+,\-./0-9:;<=>?@_¡£¤¥§¿\^{}\\\[~\]|€"
 _is_name = re.compile(
-    f"(?=.{{0,10}}[{_LETTERS}])[{_LETTERS}{_SYMBOLS}{_TWO_SEPTETS}]{{1,{NAME_SEPTETS_MAX}}}"
+    f"(?=.{{0,10}}[{_LETTERS}])[{_LETTERS}{_SYMBOLS}]{{1,{NAME_CHARACTERS_MAX}}}"
 ).fullmatch
-_find_two_septets = re.compile(f"[{_TWO_SEPTETS}]").findall
 
 # What people type or paste between digits: spaces, dashes, dots, slashes, brackets and the
 # invisible marks that set the direction of writing.
@@ -83,20 +81,17 @@ class Numbers:
 
 @lru_cache(maxsize=SENDER_CACHE_MAX)
 def sender(raw: str) -> str:
-    r"""Return a sender that is E.164, a short code, or an alphanumeric name, unchanged.
+    """Return a sender that is E.164, a short code, or an alphanumeric name, unchanged.
 
-    A name has a letter and fits in the 11 septets of an address, where ``^{}\[~]|€`` take two.
+    A name has a letter and at most 11 characters, each of the GSM-7 alphabet.
 
     Raises:
         InvalidSender: it is none of these.
     """
-    if _is_e164(raw) or _is_short_code(raw):
-        return raw
-    if _is_name(raw) and len(raw) + len(_find_two_septets(raw)) <= NAME_SEPTETS_MAX:
+    if _is_e164(raw) or _is_short_code(raw) or _is_name(raw):
         return raw
     raise InvalidSender(
         "from must be in E.164 form, or 3 to 8 digits, or 1 to 11 GSM-7 characters with a letter"
-        " (^ { } \\ [ ~ ] | and € count twice)"
     )
 
 
