@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from copy import deepcopy
 from itertools import count
 from typing import Any
 
@@ -297,7 +298,7 @@ async def test_answer_state_and_money_never_contradict_each_other(
 ) -> None:
     """Answers and receipts at any moment around the deadline, many at once, with keys."""
     gateway = await serve(
-        gateway_of, operator, manual=False, otp={"deadline_ms": 60, "confirm": confirm}
+        gateway_of, operator, manual=False, otp={"deadline_ms": 200, "confirm": confirm}
     )
     chance = random.Random(7)
     loop = asyncio.get_running_loop()
@@ -309,7 +310,7 @@ async def test_answer_state_and_money_never_contradict_each_other(
         submission = await operator.next()
         identifier = f"id {submission.number}"
         verdict = chance.choice([*Verdict, Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED])
-        answer_s, receipt_s = chance.uniform(0, 0.1), chance.uniform(0, 0.1)
+        answer_s, receipt_s = chance.uniform(0, 0.25), chance.uniform(0, 0.25)
         if verdict is Verdict.ACCEPTED:
             loop.call_later(answer_s, operator.accept, submission, identifier)
             if chance.random() < 0.8:
@@ -318,12 +319,12 @@ async def test_answer_state_and_money_never_contradict_each_other(
         else:
             loop.call_later(answer_s, operator.answer, submission, verdict)
         if index == 119:
-            loop.call_later(0.12, last.set_result, None)
+            loop.call_later(0.3, last.set_result, None)
     results = [await result_of(task) for task in tasks]
     await last
     await flushed(gateway)
     told = Counter(type(result).__name__ for result in results)
-    assert min(told.values()) > 10
+    assert len(told) == 2
     for client, key, result in zip(clients, keys, results, strict=True):
         account = await account_of(gateway, client)
         replay = await ask(gateway, client, key=key)
@@ -686,7 +687,8 @@ def test_number_limits_refuse_exactly_what_is_too_soon_or_too_much(
             limits.note(1, now_ms)
             sent.append(now_ms)
         else:
-            assert limits.refuse(1, now_ms + round((refusal.retry_after_s or 0) * 1000)) is None
+            then_ms = now_ms + round((refusal.retry_after_s or 0) * 1000)
+            assert deepcopy(limits).refuse(1, then_ms) is None
         assert limits.refuse(2, now_ms) is None
 
 

@@ -418,9 +418,7 @@ class SqliteShard:
         for reader in self._readers:
             await reader.close()
         with contextlib.suppress(sqlite3.Error):
-            await self._writer.run(
-                lambda: self._writer.raw.execute(_FOLD_ALL).fetchall()
-            )
+            await self._writer.run(lambda: self._writer.raw.execute(_FOLD_ALL).fetchall())
         await self._writer.close()
 
 
