@@ -252,6 +252,7 @@ class Gateway:
             parked_ms=round(settings.delivery.receipt_parked_s * 1000),
             texts_ms=round(settings.retention.texts_days * _DAY_MS),
             messages_ms=round(settings.retention.messages_days * _DAY_MS),
+            route=self.routing.route,
             dropped=self.receipts.dropped,
         )
 

@@ -42,6 +42,7 @@ _REASON_OF: Final = {
     Status.FAILED_PERM: Reason.UNDELIVERED,
     Status.EXPIRED: Reason.EXPIRED_BY_OPERATOR,
 }
+DELAYED: Final = frozenset({Status.SCHEDULED, Status.FAILED_TEMP})
 _NAMES: Final = {int(status): status.name for status in Status}
 
 
@@ -274,7 +275,7 @@ def expire(turn: Turn, message: Message) -> bool:
 
 def promote(turn: Turn, message: Message) -> bool:
     """SCHEDULED or FAILED_TEMP → QUEUED once due."""
-    if message.status not in (Status.SCHEDULED, Status.FAILED_TEMP):
+    if message.status not in DELAYED:
         return False
     if message.due_at_ms is None or message.due_at_ms > turn.now_ms:
         return False

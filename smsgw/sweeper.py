@@ -31,16 +31,31 @@ _ROUND_MS: Final = 60_000
 class FireTimers(Request):
     """Do what the due timers say; the answer is how many fired."""
 
-    __slots__ = ("due_ms", "metrics", "rules")
+    __slots__ = ("due_ms", "metrics", "route", "rules")
 
     priority = OUTCOME
     units = DUE_MAX // 4
 
-    def __init__(self, rules: Rules, metrics: Metrics, due_ms: int) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        metrics: Metrics,
+        due_ms: int,
+        route: Callable[[int], int] | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            rules: the settings that count.
+            metrics: where it is counted.
+            due_ms: up to which time.
+            route: today's route for a recipient, where the settings may have changed.
+        """
         super().__init__()
         self.rules = rules
         self.metrics = metrics
         self.due_ms = due_ms
+        self.route = route
 
     def needs(self, wants: Wants) -> None:
         """The due timers and their messages."""
@@ -53,6 +68,10 @@ class FireTimers(Request):
             turn.write("timer_delete", due_ms, number, kind)
             message = turn.messages.get(number)
             if message is not None:
+                if self.route and kind == Timer.PROMOTE and message.status in lifecycle.DELAYED:
+                    # What waited for a time was routed when it was accepted.
+                    turn.touch(message)
+                    message.route = self.route(message.recipient)
                 fire(turn, message, Timer(kind), self.rules)
         self.answer = len(fired)
 
@@ -331,6 +350,7 @@ class Sweeper:
         parked_ms: int,
         texts_ms: int,
         messages_ms: int,
+        route: Callable[[int], int],
         dropped: Callable[[list[tuple[str, str]]], None],
     ) -> None:
         self._shard = shard
@@ -339,6 +359,7 @@ class Sweeper:
         self._metrics = metrics
         self._idempotency_ms = idempotency_ms
         self._parked_ms = parked_ms
+        self._route = route
         self._dropped = dropped
         # What walks over messages, with the age at which it does.
         self._walks: list[tuple[type[Walk], int]] = [
@@ -369,10 +390,16 @@ class Sweeper:
         for walk, _ in self._walks:
             rows = await self._shard.store.read("meta_get", walk.mark)
             self._marks[walk.mark] = rows[0][0]
+        swept_at_ms = 0
         while not self._stopped.is_set():
+            now_ms = self._clock.now_ms()
             # A shard that cannot write says so itself; what is due stays due.
             with contextlib.suppress(StorageUnavailable):
-                await self.sweep()
+                if now_ms - swept_at_ms < TICK_S * 1000:
+                    await self._fire(now_ms)
+                else:
+                    await self.sweep()
+                    swept_at_ms = now_ms
             await self._rest()
 
     async def _rest(self) -> None:
@@ -399,17 +426,19 @@ class Sweeper:
     async def sweep(self) -> None:
         """Do everything that is due now."""
         now_ms = self._clock.now_ms()
-        fire = FireTimers(self._rules, self._metrics, now_ms)
-        if self._shard.trouble:
-            return
-        fired = await self._shard.ask(fire)
-        while fired == DUE_MAX:
-            fired = await self._shard.ask(FireTimers(self._rules, self._metrics, now_ms))
+        await self._fire(now_ms)
         for walk, age_ms in self._walks:
             await self._walk(walk, number_at(now_ms - age_ms))
         for _ in range(FORGET_STEPS):
             if not await self._forget(now_ms):
                 break
+
+    async def _fire(self, now_ms: int) -> None:
+        fired = DUE_MAX
+        while fired == DUE_MAX and not self._shard.trouble:
+            fired = await self._shard.ask(
+                FireTimers(self._rules, self._metrics, now_ms, self._route)
+            )
 
     async def _walk(self, walk: type[Walk], to: int) -> None:
         more = True

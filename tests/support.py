@@ -195,7 +195,7 @@ class Served:
                 [*command, *(["--dev"] if dev else [])],
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**_clean_environment(), **environ},
+                env={**clean_environment(), **environ},
                 text=True,
             )
         assert self.process.stdout is not None
@@ -272,9 +272,9 @@ def smsgw(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        env={**_clean_environment(), **environ},
+        env={**clean_environment(), **environ},
     )
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SMSGW_")}

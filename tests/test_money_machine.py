@@ -730,7 +730,7 @@ def test_the_file_does_what_the_model_does() -> None:
     run_state_machine_as_test(
         Money,
         settings=settings(
-            max_examples=100,
+            max_examples=150,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
