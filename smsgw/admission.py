@@ -14,6 +14,7 @@ from typing import Any, Final
 from smsgw import fairness, ledger
 from smsgw.errors import (
     BacklogFull,
+    ExpressGuaranteeUnavailable,
     IdempotencyInProgress,
     IdempotencyMismatch,
     InvalidRequest,
@@ -195,17 +196,20 @@ def accept(
     Raises:
         InvalidRequest: the time to send it at is not in the future, or too far in it.
         BacklogFull: too many messages wait already.
+        ExpressGuaranteeUnavailable: its client is paused, so no time can be promised.
         InsufficientCredits: the credit does not cover it.
     """
     if draft.send_at_ms is not None:
         check_send_at(draft.send_at_ms, turn.now_ms)
-    _check_backlog(account, rules, backlog)
+    _check_backlog(account, rules, backlog + turn.waiting)
+    if draft.lane is Lane.EXPRESS and account.paused:
+        raise ExpressGuaranteeUnavailable("This client is paused.", retry_after_s=60)
     ledger.afford(account, draft.cost_cents)
     message = make_message(turn, account, draft, rules)
     message.batch = batch
     turn.add_message(message)
     ledger.hold(turn, account, message)
-    account.waiting += 1
+    turn.waits(account, 1)
     if draft.send_at_ms is None:
         fairness.admit(turn, message, account)
     else:
@@ -404,7 +408,7 @@ class AdmitBatch(Request):
                     raise item
                 if item.send_at_ms is not None:
                     check_send_at(item.send_at_ms, turn.now_ms)
-                _check_backlog(trial, self.rules, self.backlog + index)
+                _check_backlog(trial, self.rules, self.backlog + turn.waiting + index)
                 ledger.afford(trial, item.cost_cents)
                 trial.credits_cents -= item.cost_cents
                 trial.waiting += 1

@@ -89,6 +89,7 @@ class Entrance:
         self._buckets: dict[bytes, Bucket] = {}
         self._express_coming = 0
         self._batches_running: set[int] = set()
+        self._rests: set[asyncio.Future[Any]] = set()
 
     def draft(self, wish: Wish) -> Draft:
         """Check, count and price a message.
@@ -173,8 +174,8 @@ class Entrance:
         bucket.tokens -= messages
 
     def backlog(self) -> int:
-        """How many messages wait, over all shards."""
-        return self._allotter.waiting()
+        """How many messages wait, over all shards: queued, scheduled or for a retry."""
+        return sum(shard.store.waits for shard in self._shards)
 
     async def submit(self, client_id: bytes, draft: Draft, key: KeyUse | None) -> Accepted | Replay:
         """Accept one message; returns once it is on disk.
@@ -183,7 +184,7 @@ class Entrance:
             SmsgwError: what it was refused with; nothing was written.
         """
         shard = self.open_for(client_id)
-        backlog = self._allotter.waiting()
+        backlog = self.backlog()
         if draft.lane is not Lane.EXPRESS:
             answer = await shard.ask(Admit(client_id, draft, key, self.rules, backlog))
         else:
@@ -220,9 +221,8 @@ class Entrance:
         """How many express parts fit into the guarantee, with a tenth of it as margin."""
         if self._allotter.paused or self._allotter.stopped:
             return 0.0
-        now_s = self._clock.monotonic_s()
         rate_per_s = sum(
-            link.healthy_rate_per_s(now_s)
+            link.healthy_rate_per_s()
             for name in self._allotter.routes.get(route, ())
             if (link := self._allotter.links[name]).usable and not link.paused
         )
@@ -303,10 +303,17 @@ class Entrance:
             # Before the task begins: a request with the same key may have been in the same turn.
             self._batches_running.add(number)
             rest = asyncio.ensure_future(self._rest(shard, client_id, items, key, progress))
+            self._rests.add(rest)
+            rest.add_done_callback(self._rests.discard)
             progress, more = await asyncio.shield(rest)
             results |= more
         self._count(results)
         return BatchProgress(progress.batch, results)
+
+    async def drain(self) -> None:
+        """Wait for batches that have begun."""
+        while self._rests:
+            await asyncio.wait(set(self._rests))
 
     async def _rest(
         self,

@@ -27,6 +27,9 @@ CLAIMS_MAX: Final = 256
 HEADS_MORE: Final = 8
 SHELVED_MAX: Final = 200
 AHEAD_MIN: Final = 4
+ANSWER_WEIGHT: Final = 0.1
+ANSWER_S_MIN: Final = 0.1
+"""No operator is counted on for more than ten windows a second, however fast it answers."""
 
 
 def admit(turn: Turn, message: Message, account: Account) -> None:
@@ -194,8 +197,9 @@ class Bucket:
 class Link:
     """What the allotter knows of one operator: its window, its tokens, and whether to use it.
 
-    ``in_flight`` counts parts claimed and not answered yet. The otp share of the window is kept
-    free for one-time codes.
+    ``in_flight`` counts parts claimed and not answered yet, ``answer_s`` is how long an answer
+    takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places. The otp
+    share of the window is kept free for one-time codes.
     """
 
     name: str
@@ -208,10 +212,8 @@ class Link:
     paused: bool = False
     resume_at_s: float = 0.0
     in_flight: int = 0
-    finished: int = 0
-    rate_seen_per_s: float = 0.0
-    _rated_at_s: float = 0.0
-    _rated_finished: int = 0
+    answer_s: float = 1.0
+    otp_waiting: int = 0
 
     def free(self, now_s: float) -> int:
         """How many parts the queue may claim for it now."""
@@ -219,7 +221,7 @@ class Link:
             return 0
         # A share of a small window is a place of its own, never none.
         kept = ceil(self.window * self.otp_share - _ROUNDING)
-        places = max(1, self.window - kept) - self.in_flight
+        places = max(1, self.window - kept) - self.in_flight - self.otp_waiting
         if self.bucket.rate_per_s:
             places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
         return max(0, places)
@@ -247,15 +249,14 @@ class Link:
         if tokens and self.bucket.rate_per_s:
             self.bucket.tokens += parts
 
-    def healthy_rate_per_s(self, now_s: float) -> float:
-        """Parts a second it can be counted on for: its limit, else what was seen, else a window."""
-        if self.bucket.rate_per_s:
-            return self.bucket.rate_per_s
-        if now_s - self._rated_at_s >= 1.0:
-            seen = (self.finished - self._rated_finished) / (now_s - self._rated_at_s)
-            self.rate_seen_per_s = max(seen, 0.9 * self.rate_seen_per_s)
-            self._rated_at_s, self._rated_finished = now_s, self.finished
-        return max(self.rate_seen_per_s, float(self.window))
+    def healthy_rate_per_s(self) -> float:
+        """Parts a second it can be counted on for: a window an answer, at most its limit."""
+        rate_per_s = self.window / max(self.answer_s, ANSWER_S_MIN)
+        return min(rate_per_s, self.bucket.rate_per_s or rate_per_s)
+
+    def answered(self, duration_s: float) -> None:
+        """Learn how long it took to answer."""
+        self.answer_s += ANSWER_WEIGHT * (duration_s - self.answer_s)
 
 
 @dataclass(slots=True)

@@ -15,8 +15,9 @@ from typing import Final
 
 from smsgw.clock import JUMP_MS, Clock, SystemClock
 from smsgw.entrance import Entrance
-from smsgw.errors import SettingsError
+from smsgw.errors import SettingsError, StorageUnavailable
 from smsgw.fairness import Allotter, Bucket, Link, Unshelve
+from smsgw.ids import NUMBER_MAX
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Rules
@@ -38,8 +39,8 @@ from smsgw.worker import Worker
 log = get(__name__)
 
 LOOK_S: Final = 0.1
-RESTORED_MAX: Final = 100_000
-_DAY_MS: Final = 86_400_000
+RESTORED_STEP: Final = 10_000
+_DAY_S: Final = 86_400
 
 
 def rules_from(settings: Settings) -> Rules:
@@ -206,8 +207,11 @@ class Gateway:
         """Recover, connect to the operators, and begin to claim, send and sweep."""
         self._warn()
         await self._look_at_disk()
+        moved = await self.shards.catalog.changes("routing", self.routing.text())
         for shard in self.shards:
-            await reroute(shard, self.routing, set(self.allotter.routes))
+            # Where prefixes have moved between operators, every queue is looked through.
+            kept = set() if moved else set(self.allotter.routes)
+            await reroute(shard, self.routing, kept)
             await recover_flights(shard, self.rules)
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
         await self.otp.open()
@@ -250,8 +254,11 @@ class Gateway:
             self.metrics,
             idempotency_ms=round(settings.limits.idempotency_s * 1000),
             parked_ms=round(settings.delivery.receipt_parked_s * 1000),
-            texts_ms=round(settings.retention.texts_days * _DAY_MS),
-            messages_ms=round(settings.retention.messages_days * _DAY_MS),
+            texts_ms=round(settings.retention.texts_days * _DAY_S * 1000),
+            # A replay tells of a message: so it is kept for as long as its key at least.
+            messages_ms=round(
+                1000 * max(settings.retention.messages_days * _DAY_S, settings.limits.idempotency_s)
+            ),
             route=self.routing.route,
             dropped=self.receipts.dropped,
         )
@@ -260,13 +267,16 @@ class Gateway:
         """Tell operators in this process what they had accepted before the restart."""
         accepted: dict[str, list[Accepted]] = {}
         for shard in self.shards:
-            for message in await shard.store.accepted_open(RESTORED_MAX):
-                name = message.provider or ""
-                if name in self.providers and message.provider_message_id:
-                    known = accepted.setdefault(name, [])
-                    known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
-        for name, messages in accepted.items():
-            self.providers[name].restore(messages)
+            before = NUMBER_MAX
+            while messages := await shard.store.accepted_open(before, RESTORED_STEP):
+                before = messages[-1].number
+                for message in messages:
+                    name = message.provider or ""
+                    if name in self.providers and message.provider_message_id:
+                        known = accepted.setdefault(name, [])
+                        known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
+        for name, of_one in accepted.items():
+            self.providers[name].restore(of_one)
 
     async def _look_after(self) -> None:
         """What is looked at all the time: lost answers, disk room, the clock, the loop's lag."""
@@ -298,7 +308,8 @@ class Gateway:
             # What waited for a time comes back on the route it was given then.
             if any(self.routing.is_stale(route) for route, _ in shard.store.waiting):
                 await reroute(shard, self.routing, set(self.allotter.routes))
-        await self.receipts.match_again(100)
+        with contextlib.suppress(StorageUnavailable):
+            await self.receipts.match_again(100)
 
     async def _look_at_disk(self) -> None:
         free_bytes = await asyncio.to_thread(self.directory.free_bytes)
@@ -352,6 +363,7 @@ class Gateway:
             self.serving = False
             await self.worker.drain(self.settings.server.shutdown_s)
             await self.otp.drain()
+            await self.entrance.drain()
             for sweeper in self._sweepers:
                 sweeper.stop()
             for provider in self.providers.values():

@@ -58,8 +58,7 @@ def finish(turn: Turn, message: Message, status: Status, reason: Reason | None) 
     account = turn.accounts[message.client]
     turn.touch(message)
     if message.status in WAITING:
-        account.waiting -= 1
-        turn.touch_account(account)
+        turn.waits(account, -1)
     message.status = int(status)
     message.reason = reason
     message.final_at_ms = turn.now_ms
@@ -86,8 +85,7 @@ def claim(turn: Turn, message: Message, provider: str) -> None:
     assert message.status == Status.QUEUED
     account = turn.accounts[message.client]
     turn.touch(message)
-    turn.touch_account(account)
-    account.waiting -= 1
+    turn.waits(account, -1)
     message.status = int(Status.SENDING)
     message.attempts += 1
     message.provider = provider
@@ -98,9 +96,7 @@ def queue_again(turn: Turn, message: Message, rank: int) -> None:
     """To QUEUED, at a given rank, without moving the client's place in the queue."""
     turn.touch(message)
     if message.status not in WAITING:
-        account = turn.accounts[message.client]
-        account.waiting += 1
-        turn.touch_account(account)
+        turn.waits(turn.accounts[message.client], 1)
     message.status = int(Status.QUEUED)
     message.due_at_ms = None
     message.rank = rank
@@ -177,9 +173,7 @@ def _retry_at(turn: Turn, message: Message, due_at_ms: int) -> None:
     if message.expires_at_ms <= turn.now_ms:
         finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
         return
-    account = turn.accounts[message.client]
-    account.waiting += 1
-    turn.touch_account(account)
+    turn.waits(turn.accounts[message.client], 1)
     message.status = int(Status.FAILED_TEMP)
     message.due_at_ms = due_at_ms
     turn.at(due_at_ms, message, Timer.PROMOTE)

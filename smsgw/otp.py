@@ -7,6 +7,7 @@ work goes on in a task of its own, so a caller that hangs up changes nothing.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from smsgw.worker import Worker
 
 PLACEHOLDER: Final = "{code}"
 OUR_TEXT: Final = "Your verification code is {code}"
+PLACE_LOOK_S: Final = 0.1
+"""Tokens come with time, not with an event."""
 _NUMBERS_MAX: Final = 100_000
 
 
@@ -107,6 +110,8 @@ class OtpDesk:
         self._metrics = metrics
         self._watchers = watchers
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._landed = asyncio.Event()
+        worker.on_landed = self._landed.set
         self._limits = NumberLimits(
             settings.number_interval_s, settings.number_window_s, settings.number_window_max
         )
@@ -169,7 +174,7 @@ class OtpDesk:
         deadline_ms = arrived_ms + self._settings.deadline_ms
         now_ms = self._clock.now_ms()
         said_no = self._limits.refuse(draft.recipient, now_ms)
-        link = None if said_no else self._reserve(draft)
+        link = None if said_no else await self._place(draft, arrived_ms)
         template, ours = OUR_TEXT if text is None else text, self.text_for(text)[1]
         if not ours:
             draft.text = mask_digits(draft.text)
@@ -207,6 +212,33 @@ class OtpDesk:
         self._metrics.otp("confirmed")
         return decided
 
+    async def _place(self, draft: Draft, arrived_ms: int) -> Link | None:
+        """Reserve a place on an operator; wait for one for half of the deadline at most.
+
+        Codes that wait go before everything that is queued.
+        """
+        limit_ms = arrived_ms + self._settings.deadline_ms // 2
+        links = [self._allotter.links[name] for name in self._allotter.routes.get(draft.route, ())]
+        waiting: list[Link] = []
+        try:
+            while (link := self._reserve(draft)) is None:
+                left_s = (limit_ms - self._clock.now_ms()) / 1000
+                able = [one for one in links if one.usable and not one.paused]
+                if left_s <= 0 or not able or self._allotter.stopped or self._allotter.paused:
+                    return None
+                if not waiting:
+                    waiting = able
+                    for one in waiting:
+                        one.otp_waiting += draft.parts
+                self._landed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, PLACE_LOOK_S)):
+                        await self._landed.wait()
+            return link
+        finally:
+            for one in waiting:
+                one.otp_waiting -= draft.parts
+
     def _reserve(self, draft: Draft) -> Link | None:
         if self._allotter.stopped or self._allotter.paused:
             return None
@@ -240,17 +272,36 @@ class OtpDesk:
             valid_s=left_s,
         )
         answered: asyncio.Future[Outcome] = loop.create_future()
-        closed = False
+        handset = self._settings.confirm == "handset"
+        close: Close | None = None
+
+        def decide(outcome: Outcome | None) -> None:
+            nonlocal close
+            request = Close(
+                client_id,
+                message.number,
+                outcome,
+                key,
+                self._rules,
+                handset=handset,
+                codes=ours,
+            )
+            shard.put(request)
+            close = request
 
         def take(outcome: Outcome) -> None:
-            if closed:
+            if close is not None:
                 if outcome.verdict is Verdict.ACCEPTED:
                     self._metrics.otp_late_after_503(link.name)
                 self._worker.settle(submission, outcome)
-            elif not answered.done():
+                return
+            if not handset:
+                # At once, so that no receipt can overtake the answer it belongs to.
+                with contextlib.suppress(StorageUnavailable):
+                    decide(outcome)
+            if not answered.done():
                 answered.set_result(outcome)
 
-        handset = self._settings.confirm == "handset"
         watcher: asyncio.Future[None] = loop.create_future()
         if handset:
             self._watchers[message.number] = watcher
@@ -265,18 +316,10 @@ class OtpDesk:
             pass
         finally:
             self._watchers.pop(message.number, None)
-        closed = True
-        known_outcome = answered.result() if answered.done() else None
-        close = Close(
-            client_id,
-            message.number,
-            known_outcome,
-            key,
-            self._rules,
-            handset=handset,
-            codes=ours,
-        )
-        decided: Decided = await shard.ask(close)
+        if close is None:
+            decide(answered.result() if answered.done() else None)
+        assert close is not None
+        decided: Decided = await close.future
         return decided
 
     def _undeliverable(self, message: Message) -> OtpUndeliverable:

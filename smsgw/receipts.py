@@ -10,13 +10,15 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import islice
 from typing import Any, Final
+from uuid import UUID
 
 from smsgw import lifecycle
 from smsgw.clock import Clock
-from smsgw.errors import SmsgwError, TooManyRequests
+from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
+from smsgw.ids import number_of
 from smsgw.logs import get
 from smsgw.metrics import Metrics
-from smsgw.models import Rules
+from smsgw.models import Message, Rules
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.turn import OUTCOME, Item, Turn, Wants, Write
@@ -192,6 +194,21 @@ class Receipts:
         key = (provider, identifier)
         await self._line_up(key, partial(self._take, key, word, reason))
 
+    async def take_within(
+        self, limit_s: float, provider: str, identifier: str, word: str, reason: str | None
+    ) -> None:
+        """Take a receipt, but do not have its sender wait for ever; it may be sent again.
+
+        Raises:
+            TooManyRequests: too many receipts are parked already.
+            StorageUnavailable: it is not stored yet; perhaps it will be.
+        """
+        task = self._keep(self.take(provider, identifier, word, reason))
+        await asyncio.wait({task}, timeout=limit_s)
+        if not task.done():
+            raise StorageUnavailable(retry_after_s=5, outcome="unknown")
+        task.result()
+
     def _line_up(self, key: Key, work: Work) -> Coroutine[Any, Any, None]:
         """Do something about an id once everything that came before it is done."""
         before = self._lines.get(key)
@@ -263,12 +280,29 @@ class Receipts:
     async def _apply(self, key: Key, word: str, reason: str | None) -> bool:
         """Find the message and apply the receipt; False where there is no message."""
         place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
+        place = place or await self._by_reference(key)
         if place is None:
             return False
         future = asyncio.get_running_loop().create_future()
         self._put(place, key, word, reason, future)
         await future
         return True
+
+    async def _by_reference(self, key: Key) -> tuple[int, int] | None:
+        """The message that an operator calls by our name for it, when its answer was lost."""
+        try:
+            identifier = UUID(key[1]).bytes
+        except ValueError:
+            return None
+        number = number_of(identifier)
+        if number is None:
+            return None
+        shard = self._shards.of_message(identifier)
+        for row in await shard.store.read("get_message", number):
+            message = Message(*row)
+            if message.id == identifier and message.provider == key[0]:
+                return (shard.number, number)
+        return None
 
     def _tell_watcher(self, number: int, word: str) -> None:
         """Tell a one-time code that waits for its handset: its close comes after this receipt."""
@@ -318,11 +352,12 @@ class Receipts:
             if key[1] and (key in self._ids or await self._search(key)):
                 await self._line_up(key, partial(self._match, key))
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background, and hold on to it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -31,6 +31,10 @@ class Routing:
         """Every set of operators that a number may be routed to, the empty one included."""
         return {NO_ROUTE, *self._sets.values()}
 
+    def text(self) -> str:
+        """Which prefix goes where, in one line: to see whether it has changed."""
+        return ";".join(f"{prefix}>{','.join(self._sets[prefix])}" for prefix in sorted(self._sets))
+
     def number(self, numbers: Mapping[int, tuple[str, ...]]) -> None:
         """Learn the numbers under which the catalog knows the sets."""
         self._numbers = {names: number for number, names in numbers.items()}

@@ -137,19 +137,20 @@ class Walk(Request):
         """Where the stretch ends, and the messages in it that matter."""
         wants.asks.append(("span_end", (self.after, self.to, SPAN_MAX)))
         if self.finds is not None:
-            wants.asks.append((self.finds, (self.after, self.to)))
+            wants.asks.append((self.finds, (self.after, self.to, SPAN_MAX)))
 
     def decide(self, turn: Turn) -> None:
         """Work on the stretch, and move the watermark with it."""
         end, count = turn.ask("span_end", self.after, self.to, SPAN_MAX)[0]
+        if not count:
+            # Nothing was written meanwhile, so nothing is written about it.
+            self.answer = (self.after, False)
+            return
         more = count == SPAN_MAX
         end = end if more else self.to
-        if count:
-            found = turn.ask(self.finds, self.after, self.to) if self.finds else []
-            messages = [turn.messages[number] for (number,) in found if number <= end]
-            self.work(turn, end, messages)
-        if count or end > self.after:
-            turn.write("meta_set", self.mark, end)
+        found = turn.ask(self.finds, self.after, self.to, SPAN_MAX) if self.finds else []
+        self.work(turn, end, [turn.messages[number] for (number,) in found])
+        turn.write("meta_set", self.mark, end)
         self.answer = (end, more)
 
     def work(self, turn: Turn, end: int, messages: list[Message], /) -> None:
@@ -405,9 +406,10 @@ class Sweeper:
     async def _rest(self) -> None:
         """Wait for the next timer, also one that is set meanwhile; but at most for a tick."""
         self._wakes_at_ms = self._clock.now_ms() + round(TICK_S * 1000)
-        rows = await self._shard.store.read("timer_next")
-        if rows[0][0] is not None:
-            self._wakes_at_ms = min(self._wakes_at_ms, int(rows[0][0]))
+        with contextlib.suppress(StorageUnavailable):
+            rows = await self._shard.store.read("timer_next")
+            if rows[0][0] is not None:
+                self._wakes_at_ms = min(self._wakes_at_ms, int(rows[0][0]))
         while not self._stopped.is_set():
             self._nudged.clear()
             until_s = (self._wakes_at_ms - self._clock.now_ms()) / 1000

@@ -62,6 +62,7 @@ class Turn:
         self.counted_next = counted_to
         self.next_client = 1
         self.absorbed = False
+        self.waiting = 0
         self._flows_before = flows
 
         self.accounts: dict[int, Account] = {}
@@ -104,6 +105,12 @@ class Turn:
         """Say that an account changes."""
         if account.number not in self.new_accounts:
             self.changed_accounts[account.number] = account
+
+    def waits(self, account: Account, by: int) -> None:
+        """Count a message in, or out, that waits to be handed over."""
+        account.waiting += by
+        self.waiting += by
+        self.touch_account(account)
 
     def add_message(self, message: Message) -> None:
         """Add a message that this turn accepted."""

@@ -90,6 +90,7 @@ class Worker:
     ) -> None:
         self.providers: dict[str, Provider] = {}
         self.rules = rules
+        self.on_landed: Callable[[], None] = lambda: None
         self._clock = clock
         self._allotter = allotter
         self._shards = shards
@@ -152,8 +153,9 @@ class Worker:
         if flight is not None:
             # A place is free as soon as the operator has answered, not once that is on disk.
             link.give_back(flight.parts, tokens=verdict is Verdict.NOT_SENT)
-            link.finished += flight.parts
             duration_s = self._clock.monotonic_s() - flight.since_s
+            link.answered(duration_s)
+            self.on_landed()
             self._metrics.submitted(provider, verdict, duration_s)
             if not flights:
                 self._landed.set()

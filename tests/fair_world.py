@@ -25,7 +25,7 @@ from smsgw.metrics import Metrics
 from smsgw.models import QUANTUM, Account, Flow, Lane, Message, Outcome, Rules, Verdict
 from smsgw.providers.base import Submission
 from smsgw.store.base import ShardUnavailableError, TurnResult
-from smsgw.store.shard import Shard
+from smsgw.store.shard import Room, Shard
 from smsgw.turn import Item, QueueKey, QueuePlace, Turn, Wants, run_items
 from smsgw.worker import Worker
 
@@ -199,7 +199,7 @@ class World:
                 self.clock,
                 self.allotter,
                 self.metrics,
-                items_max=1_000_000,
+                room=Room(1_000_000),
                 hand_over=self.worker.hand_over,
             )
         self._owners: dict[tuple[int, int], bytes] = {}

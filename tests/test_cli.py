@@ -159,6 +159,7 @@ def test_the_commands_are_those_we_promise() -> None:
         "audit",
         "status",
         "bench line",
+        "shards list",
         "config show",
         "config check",
         "version",

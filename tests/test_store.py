@@ -23,7 +23,7 @@ from smsgw.settings import StoreSettings
 from smsgw.store import shard as shard_module
 from smsgw.store.base import CommitUnknownError
 from smsgw.store.directory import DataDirectory
-from smsgw.store.shard import Inbox, Shard
+from smsgw.store.shard import Inbox, Room, Shard
 from smsgw.store.shards import Shards
 from smsgw.store.sqlite import SqliteShard
 from smsgw.turn import OUTCOME, URGENT, Item, Request, Turn, Write
@@ -112,7 +112,7 @@ async def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         for message in messages:
             found.claimed.put_nowait(message)
 
-    shard = Shard(store, clock, allotter, Metrics(), items_max=100, hand_over=hand_over)
+    shard = Shard(store, clock, allotter, Metrics(), room=Room(100), hand_over=hand_over)
     found = Line(shard, allotter)
     await shard.ask(AddClient(CLIENT, "test", 1, 1000))
     yield found
@@ -348,7 +348,7 @@ def clients(items: Sequence[Item]) -> list[int]:
 
 
 async def test_codes_go_first_then_outcomes_then_requests() -> None:
-    inbox = Inbox(100)
+    inbox = Inbox(Room(100))
     for item in (Named(1), Report(2), Code(3), Named(4), Report(5), Code(6)):
         inbox.add(item)
     assert len(inbox) == 6
@@ -358,7 +358,7 @@ async def test_codes_go_first_then_outcomes_then_requests() -> None:
 
 
 async def test_requests_take_turns_by_client() -> None:
-    inbox = Inbox(100)
+    inbox = Inbox(Room(100))
     for client in (1, 1, 1, 1, 2, 2, 3):
         inbox.add(Named(client))
     assert clients(inbox.take(3)) == [1, 2, 3]
@@ -367,7 +367,7 @@ async def test_requests_take_turns_by_client() -> None:
 
 
 async def test_a_turn_is_bounded_by_what_its_items_are_about() -> None:
-    inbox = Inbox(100)
+    inbox = Inbox(Room(100))
     for client in (1, 2, 3, 4):
         inbox.add(Large(client))
     assert clients(inbox.take(15)) == [1, 2]
@@ -375,7 +375,7 @@ async def test_a_turn_is_bounded_by_what_its_items_are_about() -> None:
 
 
 async def test_outcomes_do_not_keep_requests_out() -> None:
-    inbox = Inbox(100)
+    inbox = Inbox(Room(100))
     inbox.add(Named(1))
     for _ in range(50):
         inbox.add(Report(2))
@@ -384,7 +384,7 @@ async def test_outcomes_do_not_keep_requests_out() -> None:
 
 
 async def test_what_could_not_be_stored_goes_back_to_its_place() -> None:
-    inbox = Inbox(100)
+    inbox = Inbox(Room(100))
     for client in (1, 2, 3):
         inbox.add(Report(client))
     inbox.give_back(inbox.take(2))

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections import Counter
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.models import Lane, Message
 from smsgw.store.catalog import PAUSE_ALL
+from smsgw.store.shard import Shard
 
 LIST_MAX: Final = 1000
 
@@ -45,6 +47,7 @@ class AdminRoutes:
             Route("/admin/pause", self.pause, methods=["POST"]),
             Route("/admin/resume", self.resume, methods=["POST"]),
             Route("/admin/status", self.status, methods=["GET"]),
+            Route("/admin/shards", self.shards, methods=["GET"]),
             Route("/admin/audit", self.audit, methods=["GET"]),
             Route("/admin/receipts/parked", self.parked, methods=["GET"]),
             Route("/admin/messages/uncertain", self.uncertain, methods=["GET"]),
@@ -133,21 +136,7 @@ class AdminRoutes:
             ready: dict[str, Any] = StatusRoutes(gateway).judge()
         except SmsgwError as error:
             ready = {"status": error.code, "detail": error.detail, **error.members}
-        shards = []
-        for shard in gateway.shards:
-            clients, free, held, charged, waiting = (await shard.store.read("clients_sums"))[0]
-            shards.append(
-                {
-                    "shard": shard.number,
-                    "clients": clients,
-                    "credits": free,
-                    "held": held,
-                    "charged": charged,
-                    "waiting": waiting,
-                    "wal_bytes": shard.store.wal_bytes(),
-                    "trouble": shard.trouble,
-                }
-            )
+        shards = [await self._shard(shard) for shard in gateway.shards]
         paused = [
             uuid_text(account.id) for account in await self._archive.clients() if account.paused
         ]
@@ -171,6 +160,34 @@ class AdminRoutes:
             },
             "shards": shards,
         }
+
+    async def _shard(self, shard: Shard) -> dict[str, Any]:
+        clients, free, held, charged, waiting = (await shard.store.read("clients_sums"))[0]
+        return {
+            "shard": shard.number,
+            "clients": clients,
+            "credits": free,
+            "held": held,
+            "charged": charged,
+            "waiting": waiting,
+            "wal_bytes": shard.store.wal_bytes(),
+            "trouble": shard.trouble,
+        }
+
+    async def shards(self, request: Request) -> Response:
+        """Where every shard is, and what is in it."""
+        query(request.scope["query_string"], {})
+        catalog = self._gateway.shards.catalog
+        slots = Counter(catalog.shard_of_slot)
+        data = [
+            {
+                "address": catalog.shards[shard.number],
+                "slots": slots[shard.number],
+                **await self._shard(shard),
+            }
+            for shard in self._gateway.shards
+        ]
+        return Json({"data": data, "next_cursor": None})
 
     async def audit(self, request: Request) -> Response:
         """Prove every shard."""

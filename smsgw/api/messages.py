@@ -186,7 +186,7 @@ class MessageRoutes:
         items = [self._batch_draft(item) for item in batch_items(envelope, limit)]
         client_id = envelope.client_id.bytes
         raw_key = idempotency_key(scope)
-        key = None if raw_key is None else key_use(raw_key, "batch", envelope.model_dump())
+        key = None if raw_key is None else key_use(raw_key, "batch", _meaning(envelope))
         entrance = self._gateway.entrance
         answer: BatchProgress | Replay | None = await entrance.submit_batch(
             client_id, items, key, all_or_nothing=envelope.all_or_nothing
@@ -421,6 +421,11 @@ def _nothing_accepted(rejected: list[SmsgwError], results: list[dict[str, Any]])
         for index, error in enumerate(rejected[:FIELDS_MAX])
     ]
     return InvalidRequest("None of the messages was accepted.", fields=fields, **members)
+
+
+def _meaning(envelope: BatchRequest) -> str:
+    """What a batch asks for, however its members are ordered."""
+    return json.dumps(envelope.model_dump(exclude={"client_id"}), sort_keys=True, default=str)
 
 
 def _one_a_batch(rows: list[Message]) -> list[Message]:

@@ -328,7 +328,10 @@ class ReceiptRequest(Body):
         Field(description="Why, in the operator's words."),
     ] = None
     timestamp: Annotated[
-        Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL_PATTERN)] | None,
+        Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL_PATTERN)]
+        | int
+        | float
+        | None,
         Field(description="When, as the operator writes it."),
     ] = None
 

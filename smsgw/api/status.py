@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,9 @@ from smsgw.api.wire import Json
 from smsgw.errors import InvalidToken, NotReady, ShuttingDown, UnknownRoute
 from smsgw.gateway import Gateway
 from smsgw.settings import MockProviderSettings
+
+RECEIPT_S: Final = 5.0
+"""How long an operator waits for its receipt to be stored; it will send it again."""
 
 
 class StatusRoutes:
@@ -88,8 +91,8 @@ class ReceiptRoutes:
         if token and not _bears(request, token):
             raise InvalidToken
         receipt = parse(ReceiptRequest, await read_body(request.scope, request.receive))
-        await self._gateway.receipts.take(
-            name, receipt.provider_message_id, receipt.status, receipt.reason
+        await self._gateway.receipts.take_within(
+            RECEIPT_S, name, receipt.provider_message_id, receipt.status, receipt.reason
         )
         return Response(status_code=204)
 

@@ -105,6 +105,17 @@ class Catalog:
         await self._thread.run(self._thread.raw.execute, sql, (subject,))
         (self.paused.add if paused else self.paused.discard)(subject)
 
+    async def changes(self, key: str, value: str) -> bool:
+        """Keep a value; says whether another one was kept before."""
+        return await self._thread.run(self._changes, key, value)
+
+    def _changes(self, key: str, value: str) -> bool:
+        connection = self._thread.raw
+        kept = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if kept is None or kept[0] != value:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        return kept is not None and kept[0] != value
+
     async def routes(self, sets: Iterable[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
         """The numbers of these sets of providers; a new set gets the next number for ever."""
         return await self._thread.run(self._routes, list(sets))

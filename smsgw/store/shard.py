@@ -8,6 +8,7 @@ up cancels nothing.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from smsgw.clock import Clock
@@ -35,11 +36,19 @@ _CLIENT_SHARE: Final = 0.5
 _SHARE_WITH_SOMETHING_WAITING: Final = 0.95
 
 
-class Inbox:
-    """What waits for a turn; bounded per client and in all."""
+@dataclass(slots=True)
+class Room:
+    """How many requests may wait in all inboxes of the process, and how many do."""
 
-    def __init__(self, items_max: int) -> None:
-        self._items_max = items_max
+    items_max: int
+    count: int = 0
+
+
+class Inbox:
+    """What waits for a turn; bounded per client and, over all shards, in all."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self._urgent: deque[Item] = deque()
         self._outcomes: deque[Item] = deque()
         self._requests: dict[bytes, deque[Request]] = {}
@@ -65,16 +74,17 @@ class Inbox:
     def _add_request(self, item: Request) -> None:
         queue = self._requests.get(item.client_id)
         if queue is None:
-            if self._count >= self._items_max:
+            if self._room.count >= self._room.items_max:
                 raise TooManyRequests("Too many requests are waiting.", retry_after_s=1)
             self._requests[item.client_id] = deque((item,))
         else:
-            share = _CLIENT_SHARE * self._items_max
-            total = _SHARE_WITH_SOMETHING_WAITING * self._items_max
-            if len(queue) >= share or self._count >= total:
+            share = _CLIENT_SHARE * self._room.items_max
+            total = _SHARE_WITH_SOMETHING_WAITING * self._room.items_max
+            if len(queue) >= share or self._room.count >= total:
                 raise TooManyRequests("Too many requests are waiting.", retry_after_s=1)
             queue.append(item)
         self._count += 1
+        self._room.count += 1
 
     def give_back(self, items: Sequence[Item]) -> None:
         """Put outcomes that could not be stored back where they were."""
@@ -97,6 +107,7 @@ class Inbox:
             queue = requests.pop(client)
             request = queue.popleft()
             self._count -= 1
+            self._room.count -= 1
             units += request.units
             items.append(request)
             if queue:
@@ -114,7 +125,7 @@ class Shard:
         allotter: Allotter,
         metrics: Metrics,
         *,
-        items_max: int,
+        room: Room,
         hand_over: Callable[["Shard", Sequence[Message]], None],
     ) -> None:
         self.store = store
@@ -125,7 +136,7 @@ class Shard:
         self._allotter = allotter
         self._metrics = metrics
         self._hand_over = hand_over
-        self._inbox = Inbox(items_max)
+        self._inbox = Inbox(room)
         self._awake = asyncio.Event()
         self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False

@@ -14,7 +14,7 @@ from smsgw.models import Message
 from smsgw.settings import StoreSettings
 from smsgw.store.catalog import Catalog
 from smsgw.store.directory import DataDirectory
-from smsgw.store.shard import Shard
+from smsgw.store.shard import Room, Shard
 from smsgw.store.sqlite import SqliteShard
 
 _CACHE_KIB: int = 64 * 1024
@@ -79,13 +79,14 @@ class Shards:
         hand_over: Callable[[Shard, Sequence[Message]], None],
     ) -> None:
         """Give every shard its loop; ``run`` runs them."""
+        room = Room(items_max)
         for number, store in self.stores.items():
             self.shards[number] = Shard(
                 store,
                 clock,
                 allotter,
                 metrics,
-                items_max=max(1, items_max // len(self.stores)),
+                room=room,
                 hand_over=hand_over,
             )
             metrics.shard_up(number, up=True)

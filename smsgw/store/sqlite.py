@@ -9,12 +9,12 @@ import contextlib
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from smsgw.errors import InternalError, SmsgwError, StoreError
-from smsgw.ids import NUMBER_MAX, NumberSource
+from smsgw.errors import InternalError, SmsgwError, StorageUnavailable, StoreError
+from smsgw.ids import NumberSource
 from smsgw.models import FINAL_FROM, Flow, Lane, Message
 from smsgw.store import statements
 from smsgw.store.audit import Proof, audit
@@ -68,6 +68,7 @@ class SqliteShard:
         self._express: dict[int, dict[int, int]] = {}
         self._express_parts: dict[tuple[int, int], int] = {}
         self.watched: set[int] = set()
+        self.waits = 0
         self._writer = writer
         self._readers = list(readers)
         self._next_reader = 0
@@ -136,6 +137,9 @@ class SqliteShard:
         self._numbers = NumberSource(self.number, last)
         (client,) = connection.execute("SELECT coalesce(max(number), 0) FROM client").fetchone()
         self._next_client = client + 1
+        (self.waits,) = connection.execute(
+            "SELECT coalesce(sum(waiting), 0) FROM client"
+        ).fetchone()
         (self._counted_to,) = connection.execute(
             "SELECT value FROM meta WHERE key = 'counted_to'"
         ).fetchone()
@@ -297,6 +301,7 @@ class SqliteShard:
         self._cache.keep(turn)
         self._next_client = turn.next_client
         self._counted_to = turn.counted_next
+        self.waits += turn.waiting
         for key, flow in turn.flows.items():
             self.flows[key] = flow
             if not flow.waiting:
@@ -351,9 +356,9 @@ class SqliteShard:
         rows = await self.read("queue_lowest")
         return [((route, lane), rank) for route, lane, rank in rows if rank is not None]
 
-    async def accepted_open(self, limit: int) -> list[Message]:
+    async def accepted_open(self, before: int, limit: int) -> list[Message]:
         """The newest messages that an operator accepted and has not reported on."""
-        return [Message(*row) for row in await self.read("accepted_open", NUMBER_MAX, limit)]
+        return [Message(*row) for row in await self.read("accepted_open", before, limit)]
 
     def express_share(self, client_id: bytes, route: int) -> tuple[int, int, int]:
         """What a client has waiting on the express lane of a route.
@@ -380,7 +385,7 @@ class SqliteShard:
         """See ``ShardStore.read``; a query runs to its end, so no cursor outlives this call."""
         reader = self._reader()
         sql = self._statements[statement]
-        return await reader.run(lambda: reader.raw.execute(sql, parameters).fetchall())
+        return await _reading(reader.run(lambda: reader.raw.execute(sql, parameters).fetchall()))
 
     async def report(self, client: int, first_day: int, last_day: int) -> list[tuple[Any, ...]]:
         """What was counted of a client and what was not yet, seen at one moment."""
@@ -399,7 +404,7 @@ class SqliteShard:
                 reader.raw.execute("ROLLBACK")
 
         reader = self._reader()
-        return await reader.run(both)
+        return await _reading(reader.run(both))
 
     async def audit(self, step: Callable[[str], None] = lambda _: None) -> Proof:
         """Prove every sum, every hold and every chain of this shard, at one moment."""
@@ -440,6 +445,18 @@ def _lowest_queued(turns: list[Turn]) -> dict[QueueKey, int]:
                 rank = min(places.values())[0]
                 lowest[key] = min(rank, lowest.get(key, rank))
     return lowest
+
+
+async def _reading(rows: Awaitable[list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    """The rows, or a refusal: a file that cannot be read is the trouble of its own clients only.
+
+    Raises:
+        StorageUnavailable: it cannot be read now.
+    """
+    try:
+        return await rows
+    except sqlite3.Error as error:
+        raise StorageUnavailable(retry_after_s=1, outcome="none") from error
 
 
 class _OneFailed(Exception):

@@ -53,11 +53,15 @@ SELECT max(number), count(*) FROM
 
 -- name: message_waiting_in_span
 -- Messages of a stretch that were not handed over yet.
-SELECT number FROM message WHERE number > ? AND number <= ? AND status IN (0, 1, 5);
+SELECT number FROM
+    (SELECT number, status FROM message WHERE number > ? AND number <= ? ORDER BY number LIMIT ?)
+WHERE status IN (0, 1, 5);
 
 -- name: message_unfinished_in_span
 -- Messages of a stretch that are not final.
-SELECT number FROM message WHERE number > ? AND number <= ? AND status < 10;
+SELECT number FROM
+    (SELECT number, status FROM message WHERE number > ? AND number <= ? ORDER BY number LIMIT ?)
+WHERE status < 10;
 
 -- name: total_span
 -- Count a stretch of messages, as they are now, into the daily totals.
