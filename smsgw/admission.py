@@ -202,8 +202,7 @@ def accept(
     if draft.send_at_ms is not None:
         check_send_at(draft.send_at_ms, turn.now_ms)
     _check_backlog(account, rules, backlog + turn.waiting)
-    if draft.lane is Lane.EXPRESS and account.paused:
-        raise ExpressGuaranteeUnavailable("This client is paused.", retry_after_s=60)
+    _check_promise(account, draft)
     ledger.afford(account, draft.cost_cents)
     message = make_message(turn, account, draft, rules)
     message.batch = batch
@@ -242,6 +241,11 @@ def _check_backlog(account: Account, rules: Rules, backlog: int) -> None:
     share = _BACKLOG_SHARE if account.waiting else 1.0
     if backlog >= rules.backlog_max * share:
         raise BacklogFull(retry_after_s=60)
+
+
+def _check_promise(account: Account, draft: Draft) -> None:
+    if draft.lane is Lane.EXPRESS and account.paused:
+        raise ExpressGuaranteeUnavailable("This client is paused.", retry_after_s=60)
 
 
 class Admit(Request):
@@ -409,6 +413,7 @@ class AdmitBatch(Request):
                 if item.send_at_ms is not None:
                     check_send_at(item.send_at_ms, turn.now_ms)
                 _check_backlog(trial, self.rules, self.backlog + turn.waiting + index)
+                _check_promise(trial, item)
                 ledger.afford(trial, item.cost_cents)
                 trial.credits_cents -= item.cost_cents
                 trial.waiting += 1

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from smsgw.errors import (
     BacklogFull,
+    ExpressGuaranteeUnavailable,
     InsufficientCredits,
     InvalidRequest,
     SmsgwError,
@@ -276,6 +277,8 @@ class Model:
             return InvalidRequest
         if sms.lane is not Lane.OTP and purse.waiting >= self.rules.backlog_client_max:
             return BacklogFull
+        if sms.lane is Lane.EXPRESS and purse.paused:
+            return ExpressGuaranteeUnavailable
         return InsufficientCredits if purse.credits < sms.cost else None
 
     def settle(self, number: int, verdict: Verdict, attempt: int) -> None:
@@ -394,7 +397,8 @@ class Model:
     def walk(self, walk: type[Walk], to: int, seen: dict[int, Status]) -> None:
         """Work on a stretch; ``seen`` is where its messages were when it was loaded."""
         stretch = [(n, b) for n, b in self.books.items() if self.marks[walk] < n <= to]
-        self.marks[walk] = max(to, self.marks[walk])
+        if stretch:
+            self.marks[walk] = max(to, self.marks[walk])
         for number, book in stretch:
             if walk is ExpireSpan and seen[number] in WAITING:
                 if book.status in WAITING and self.invalid(book):

@@ -408,15 +408,20 @@ async def _live(steps: list[Step], seed: int, window: int) -> None:
         clients = [(index % 3, world.add_client(index % 3, 1 + index)) for index in range(6)]
         link = world.allotter.links["mock"]
         sent = 0
+        paused: set[bytes] = set()
         before: dict[tuple[int, int], int] = {}
         for what, which, count, parts in steps:
             home, client = clients[which]
+            if what == "express" and client in paused:
+                # No time can be promised to it: refused at the door.
+                continue
             if what in ("regular", "express"):
                 world.send(home, client, count, parts=parts, lane=Lane[what.upper()])
                 sent += count
             elif what == "answer":
                 world.operators["mock"].answer(count)
             elif what in ("pause", "resume"):
+                (paused.add if what == "pause" else paused.discard)(client)
                 await _pause(world, home, client, paused=what == "pause")
             if what != "wait":
                 await world.quiet()

@@ -1,11 +1,18 @@
 """The whole line in one process: accepted, sent, reported, captured."""
 
+import asyncio
+
 import pytest
 
 from smsgw.admission import Accepted
-from smsgw.models import Status
+from smsgw.codes import Decided
+from smsgw.entrance import Wish
+from smsgw.errors import BacklogFull, StorageUnavailable
+from smsgw.ids import uuid_text
+from smsgw.models import Lane, Status
+from smsgw.providers.mock import ANSWER_LOST
 from tests.conftest import OpenGateway
-from tests.support import account_of, add_client, assert_clean, final_of, send
+from tests.support import DELIVERED, account_of, add_client, assert_clean, final_of, send
 
 
 async def test_a_message_is_held_sent_delivered_and_captured(gateway_of: OpenGateway) -> None:
@@ -32,3 +39,74 @@ async def test_a_schedule_wakes_the_sweeper_instead_of_being_found_by_it(
     assert isinstance(answer, Accepted)
     assert answer.scheduled
     assert (await final_of(gateway, answer.message)).status == Status.DELIVERED
+
+
+async def test_an_uncertain_message_is_found_by_our_name_for_it(gateway_of: OpenGateway) -> None:
+    gateway = await gateway_of()
+    client = await add_client(gateway)
+    answer = await send(gateway, client, ANSWER_LOST)
+    assert isinstance(answer, Accepted)
+    gateway.clock.advance(31)  # type: ignore[attr-defined]
+    gateway.worker.time_out()
+    await gateway.receipts.take("mock", uuid_text(answer.message.id), "DELIVRD", None)
+    assert (await final_of(gateway, answer.message)).status == Status.DELIVERED
+    await assert_clean(gateway)
+
+
+async def test_codes_wait_for_a_place_instead_of_being_refused(gateway_of: OpenGateway) -> None:
+    mock = {"kind": "mock", "window": 1, "latency_ms": 20}
+    gateway = await gateway_of({"providers": {"mock": mock}}, manual=False)
+    client = await add_client(gateway)
+    wish = Wish(DELIVERED, "ACME", gateway.otp.text_for(None)[0], Lane.OTP)
+    answers = await asyncio.gather(
+        *(
+            gateway.otp.send(
+                client, gateway.entrance.draft(wish), None, None, gateway.clock.now_ms()
+            )
+            for _ in range(5)
+        )
+    )
+    assert all(isinstance(answer, Decided) for answer in answers)
+    assert gateway.allotter.links["mock"].otp_waiting == 0
+
+
+async def test_what_is_scheduled_counts_as_waiting(gateway_of: OpenGateway) -> None:
+    gateway = await gateway_of({"limits": {"backlog_max": 3}})
+    later_ms = gateway.clock.now_ms() + 60_000
+    for _ in range(3):
+        await send(gateway, await add_client(gateway), send_at_ms=later_ms)
+    with pytest.raises(BacklogFull):
+        await send(gateway, await add_client(gateway), send_at_ms=later_ms)
+
+
+async def test_a_damaged_shard_is_the_trouble_of_its_own_clients(gateway_of: OpenGateway) -> None:
+    gateway = await gateway_of(manual=False)
+    clients = [await add_client(gateway) for _ in range(40)]
+    damaged = gateway.shards.of_client(clients[0])
+    path = damaged.store.path
+    for other in (path, path.with_name(path.name + "-wal")):
+        size = other.stat().st_size
+        with other.open("r+b") as stream:
+            stream.write(b"\x55" * size)
+    with pytest.raises(StorageUnavailable):
+        await damaged.store.read("clients_list")
+    spared = next(one for one in clients if gateway.shards.of_client(one) is not damaged)
+    answer = await send(gateway, spared)
+    assert isinstance(answer, Accepted)
+    assert (await final_of(gateway, answer.message)).status == Status.DELIVERED
+
+
+async def test_an_idle_gateway_writes_nothing(gateway_of: OpenGateway) -> None:
+    gateway = await gateway_of()
+    client = await add_client(gateway)
+    answer = await send(gateway, client)
+    assert isinstance(answer, Accepted)
+    await final_of(gateway, answer.message)
+    gateway.clock.advance(60)  # type: ignore[attr-defined]
+    for sweeper in gateway._sweepers:
+        await sweeper.sweep()
+    changes = [shard.store._writer.raw.total_changes for shard in gateway.shards]
+    gateway.clock.advance(60)  # type: ignore[attr-defined]
+    for sweeper in gateway._sweepers:
+        await sweeper.sweep()
+    assert [shard.store._writer.raw.total_changes for shard in gateway.shards] == changes
