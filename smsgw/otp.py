@@ -259,18 +259,7 @@ class OtpDesk:
         """Ask the provider, wait for what confirms until the deadline, and have it decided."""
         loop = asyncio.get_running_loop()
         left_s = max(0.0, (message.expires_at_ms - self._clock.now_ms()) / 1000)
-        submission = Submission(
-            shard=shard.number,
-            number=message.number,
-            reference=uuid_text(message.id),
-            attempt=1,
-            recipient=f"+{message.recipient}",
-            sender=message.sender,
-            text=text,
-            ucs2=bool(message.ucs2),
-            parts=message.parts,
-            valid_s=left_s,
-        )
+        submission = _submission(shard, message, text, left_s)
         answered: asyncio.Future[Outcome] = loop.create_future()
         handset = self._settings.confirm == "handset"
         close: Close | None = None
@@ -346,3 +335,19 @@ class OtpDesk:
         """Wait until everything open is closed."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Submission:
+    """The one attempt to hand a code over; its text is nowhere else."""
+    return Submission(
+        shard=shard.number,
+        number=message.number,
+        reference=uuid_text(message.id),
+        attempt=1,
+        recipient=f"+{message.recipient}",
+        sender=message.sender,
+        text=text,
+        ucs2=bool(message.ucs2),
+        parts=message.parts,
+        valid_s=valid_s,
+    )
