@@ -215,9 +215,13 @@ class Link:
     answer_s: float = 1.0
     otp_waiting: int = 0
 
+    def takes(self, now_s: float) -> bool:
+        """Whether it takes messages now, places aside."""
+        return self.usable and not self.paused and now_s >= self.resume_at_s
+
     def free(self, now_s: float) -> int:
         """How many parts the queue may claim for it now."""
-        if not self.usable or self.paused or now_s < self.resume_at_s:
+        if not self.takes(now_s):
             return 0
         # A share of a small window is a place of its own, never none.
         kept = ceil(self.window * self.otp_share - _ROUNDING)
@@ -529,7 +533,7 @@ class Allotter:
         """Reserve places on an operator for a code that is sent now; tokens may be overdrawn."""
         for name in self._in_order(names):
             link = self.links[name]
-            if link.usable and not link.paused and now_s >= link.resume_at_s:
+            if link.takes(now_s):
                 if link.bucket.rate_per_s:
                     link.bucket.refill(now_s)
                     if link.bucket.tokens < -link.bucket.rate_per_s:

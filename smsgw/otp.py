@@ -223,7 +223,8 @@ class OtpDesk:
         try:
             while (link := self._reserve(draft)) is None:
                 left_s = (limit_ms - self._clock.now_ms()) / 1000
-                able = [one for one in links if one.usable and not one.paused]
+                now_s = self._clock.monotonic_s()
+                able = [one for one in links if one.takes(now_s)]
                 if left_s <= 0 or not able or self._allotter.stopped or self._allotter.paused:
                     return None
                 if not waiting:

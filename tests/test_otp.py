@@ -457,13 +457,19 @@ async def test_a_hold_ends_also_when_the_disk_failed_at_the_decision(
     await assert_released(gateway, client)
 
 
-async def test_a_code_waits_in_no_queue(gateway_of: OpenGateway, operator: Scripted) -> None:
+async def test_a_code_waits_for_a_place_for_half_of_its_deadline(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
     mock = {"window": 2}
     gateway = await serve(gateway_of, operator, providers={"mock": mock})
     client = await add_client(gateway)
     tasks = [asked(gateway, client) for _ in range(2)]
     held = [await operator.next() for _ in range(2)]
-    refusal = await result_of(asked(gateway, client))
+    waiting = asked(gateway, client)
+    while not gateway.allotter.links["mock"].otp_waiting:
+        await asyncio.sleep(0)
+    clock.advance(2.6)
+    refusal = await result_of(waiting)
     assert isinstance(refusal, OtpUndeliverable)
     assert (refusal.members["submitted"], operator.count) == (False, 2)
     for submission in held:
