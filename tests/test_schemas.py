@@ -533,7 +533,7 @@ def test_no_more_items_are_looked_at_than_any_setting_allows() -> None:
         ({"provider_message_id": "7", "status": "x" * 65}, "status"),
         ({"provider_message_id": "7", "status": "x\0"}, "status"),
         ({"provider_message_id": "7", "status": "\ud83d"}, "status"),
-        ({"provider_message_id": "7", "status": "x", "timestamp": 5}, "timestamp"),
+        ({"provider_message_id": "7", "status": "x", "timestamp": True}, "timestamp"),
         ({"provider_message_id": "7", "status": "x", "smsc": "a"}, "smsc"),
     ],
 )

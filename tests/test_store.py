@@ -392,7 +392,7 @@ async def test_what_could_not_be_stored_goes_back_to_its_place() -> None:
 
 
 async def test_a_client_with_a_full_share_is_refused_and_others_are_taken() -> None:
-    inbox = Inbox(20)
+    inbox = Inbox(Room(20))
     for _ in range(10):
         inbox.add(Named(1))
     with pytest.raises(TooManyRequests) as refusal:
@@ -408,7 +408,7 @@ async def test_a_client_with_a_full_share_is_refused_and_others_are_taken() -> N
 
 
 async def test_the_last_places_are_for_clients_with_nothing_waiting() -> None:
-    inbox = Inbox(20)
+    inbox = Inbox(Room(20))
     for client in (1, 2):
         for _ in range(9):
             inbox.add(Named(client))
