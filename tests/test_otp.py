@@ -466,7 +466,7 @@ async def test_a_code_waits_for_a_place_for_half_of_its_deadline(
     tasks = [asked(gateway, client) for _ in range(2)]
     held = [await operator.next() for _ in range(2)]
     waiting = asked(gateway, client)
-    while not gateway.allotter.links["mock"].otp_waiting:
+    while not gateway.allotter.links["mock"].otp_waiting:  # noqa: ASYNC110  a turn of the loop
         await asyncio.sleep(0)
     clock.advance(2.6)
     refusal = await result_of(waiting)

@@ -116,6 +116,11 @@ def _example(*examples: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
+def _number_as_text(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 class Body(BaseModel):
     """What all requests share; no value gets into an error."""
 
@@ -328,10 +333,8 @@ class ReceiptRequest(Body):
         Field(description="Why, in the operator's words."),
     ] = None
     timestamp: Annotated[
-        Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL_PATTERN)]
-        | int
-        | float
-        | None,
+        Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL_PATTERN)] | None,
+        BeforeValidator(_number_as_text, json_schema_input_type=str | float | None),
         Field(description="When, as the operator writes it."),
     ] = None
 
