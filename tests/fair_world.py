@@ -208,7 +208,8 @@ class World:
     def add_operator(self, name: str, window: int, rate_parts_per_s: float = 0) -> None:
         bucket = Bucket(rate_parts_per_s, at_s=self.clock.monotonic_s())
         self.allotter.links[name] = Link(name, window, bucket, otp_share=0.0)
-        self.operators[name] = self.worker.providers[name] = Operator(name, self)
+        operator: Any = Operator(name, self)
+        self.operators[name] = self.worker.providers[name] = operator
 
     async def __aenter__(self) -> "World":
         self._tasks = [asyncio.create_task(shard.run()) for shard in self.shards.values()]
