@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from smsgw import ledger, lifecycle
-from smsgw.admission import KeyUse, known, replayed
+from smsgw.admission import KeyUse, known, remember, replayed, want_client
 from smsgw.errors import NotCancellable, UnknownMessage
 from smsgw.ids import slot_of
-from smsgw.models import ANSWER_ADJUSTED, Account, KeyRecord
+from smsgw.models import ANSWER_ADJUSTED, Account
 from smsgw.turn import Request, Turn, Wants
 
 
@@ -72,27 +72,14 @@ class Adjust(Request):
 
     def needs(self, wants: Wants) -> None:
         """The account, and what the key did."""
-        wants.clients.add(self.client_id)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
+        want_client(wants, self.client_id, self.key)
 
     def decide(self, turn: Turn) -> None:
         """Answer the account; a repeat of a key changes nothing."""
         account = known(turn, self.client_id)
         if replayed(turn, account, self.key) is None:
             ledger.adjust(turn, account, self.amount_cents, self.note)
-            if self.key is not None:
-                turn.add_key(
-                    KeyRecord(
-                        account.number,
-                        self.key.digest,
-                        self.key.fingerprint,
-                        account.sequence,
-                        ANSWER_ADJUSTED,
-                        account.credits_cents,
-                        turn.now_ms,
-                    )
-                )
+            remember(turn, account, self.key, account.sequence, ANSWER_ADJUSTED)
         self.answer = account
 
 

@@ -123,6 +123,29 @@ def replayed(
     return record
 
 
+def want_client(wants: Wants, client_id: bytes, key: KeyUse | None) -> None:
+    """Want a client's account, and what a key of it did, if there is one."""
+    wants.clients.add(client_id)
+    if key is not None:
+        wants.keys.add((client_id, key.digest))
+
+
+def remember(turn: Turn, account: Account, key: KeyUse | None, subject: int, answer: int) -> None:
+    """Keep what a key did, if there is one: its answer, and what the client had left after it."""
+    if key is not None:
+        turn.add_key(
+            KeyRecord(
+                account.number,
+                key.digest,
+                key.fingerprint,
+                subject,
+                answer,
+                account.credits_cents,
+                turn.now_ms,
+            )
+        )
+
+
 def known(turn: Turn, client_id: bytes) -> Account:
     """The account of a client.
 
@@ -281,9 +304,7 @@ class Admit(Request):
 
     def needs(self, wants: Wants) -> None:
         """The account, and what the key did."""
-        wants.clients.add(self.client_id)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
+        want_client(wants, self.client_id, self.key)
 
     def decide(self, turn: Turn) -> None:
         """Answer ``Accepted``, or the ``Replay`` of an earlier answer."""
@@ -297,18 +318,7 @@ class Admit(Request):
         if self.said_no is not None:
             raise self.said_no
         message = accept(turn, account, self.draft, self.rules, self.backlog)
-        if self.key is not None:
-            turn.add_key(
-                KeyRecord(
-                    account.number,
-                    self.key.digest,
-                    self.key.fingerprint,
-                    message.number,
-                    ANSWER_ACCEPTED,
-                    account.credits_cents,
-                    turn.now_ms,
-                )
-            )
+        remember(turn, account, self.key, message.number, ANSWER_ACCEPTED)
         scheduled = self.draft.send_at_ms is not None
         self.answer = Accepted(message, scheduled, account.credits_cents)
 
@@ -362,9 +372,7 @@ class AdmitBatch(Request):
 
     def needs(self, wants: Wants) -> None:
         """The account, what the key did, and the batch's record."""
-        wants.clients.add(self.client_id)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
+        want_client(wants, self.client_id, self.key)
         if self.progress is not None:
             wants.batches.add(self.progress.batch.number)
 
@@ -437,15 +445,6 @@ class AdmitBatch(Request):
         turn.add_batch(batch)
         if self.key is not None and nothing:
             turn.write("key_delete", account.number, self.key.digest)
-        elif self.key is not None:
-            turn.add_key(
-                KeyRecord(
-                    account.number,
-                    self.key.digest,
-                    self.key.fingerprint,
-                    batch.number,
-                    ANSWER_BATCH if complete else ANSWER_RUNNING,
-                    batch.credits_cents,
-                    turn.now_ms,
-                )
-            )
+        else:
+            answer = ANSWER_BATCH if complete else ANSWER_RUNNING
+            remember(turn, account, self.key, batch.number, answer)

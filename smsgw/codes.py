@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from smsgw import ledger, lifecycle
-from smsgw.admission import Draft, KeyUse, Replay, known, make_message, replayed
+from smsgw.admission import (
+    Draft,
+    KeyUse,
+    Replay,
+    known,
+    make_message,
+    remember,
+    replayed,
+    want_client,
+)
 from smsgw.errors import IdempotencyInProgress, NoLiveCode, OtpUndeliverable, SmsgwError
 from smsgw.ids import uuid_text
 from smsgw.models import (
@@ -16,7 +25,6 @@ from smsgw.models import (
     ANSWER_OTP_HANDSET,
     ANSWER_OTP_OPERATOR,
     ANSWER_RUNNING,
-    KeyRecord,
     Message,
     OtpCode,
     Outcome,
@@ -80,9 +88,7 @@ class Open(Request):
 
     def needs(self, wants: Wants) -> None:
         """The account, and what the key did."""
-        wants.clients.add(self.client_id)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
+        want_client(wants, self.client_id, self.key)
 
     def decide(self, turn: Turn) -> None:
         """Answer the message, or the ``Replay`` of an earlier answer."""
@@ -111,14 +117,7 @@ class Open(Request):
             message.last_error = "no operator could take it at once"
             lifecycle.finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
             answer = ANSWER_OTP_FAILED
-        if self.key is not None:
-            digest, fingerprint = self.key.digest, self.key.fingerprint
-            left = account.credits_cents
-            turn.add_key(
-                KeyRecord(
-                    account.number, digest, fingerprint, message.number, answer, left, turn.now_ms
-                )
-            )
+        remember(turn, account, self.key, message.number, answer)
         self.answer = message
 
 
@@ -188,10 +187,8 @@ class Close(Request):
 
     def needs(self, wants: Wants) -> None:
         """The message, its account, and its key's record."""
-        wants.clients.add(self.client_id)
+        want_client(wants, self.client_id, self.key)
         wants.messages.add(self.number)
-        if self.key is not None:
-            wants.keys.add((self.client_id, self.key.digest))
 
     def decide(self, turn: Turn) -> None:
         """Settle the message and answer ``Decided``; the clock is looked at here."""

@@ -1,8 +1,9 @@
 """A shard in an SQLite file: one connection writes and checkpoints, a few others read.
 
-A turn is one function on the writing connection's thread. The file belongs to this process alone,
-so rows that were just written are kept: accounts, and messages that are under way. A turn works on
-those rows directly; when it fails, what it touched is forgotten and read again from the file.
+A turn loads, decides and writes on the event loop's thread, over pages in memory; its commit, and
+checkpoints, wait for the disk on the writing connection's thread. The file belongs to this process
+alone, so rows that were just written are kept: accounts, and messages that are under way. A turn
+works on those rows directly; when it fails, what it touched is forgotten and read again.
 """
 
 import contextlib

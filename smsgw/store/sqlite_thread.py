@@ -1,8 +1,9 @@
 """One SQLite connection on its own thread, with one call: run a function there.
 
-aiosqlite awaits one statement at a time, and each await is a thread hop of about 100 µs, so a
-whole turn must be one hop. aiosqlite has no public call for that: ``Connection._execute`` is
-private, which is why it is used only here and the version is pinned in ``pyproject.toml``.
+aiosqlite awaits one statement at a time, and each await is a thread hop of about 100 µs, so what
+takes many statements must be one hop. aiosqlite has no public call for that:
+``Connection._execute`` is private, which is why it is used only here and the version is pinned in
+``pyproject.toml``.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 -- What a turn loads and writes. "{rows}" stands for as many bracketed rows of parameters as there
--- are: one wide statement instead of many, since each step of a statement gives up and takes back
--- the interpreter's lock.
+-- are: one wide statement instead of many, which costs less and gives the interpreter's lock away
+-- less often.
 
 -- name: turn_clients_by_id
 -- The clients with these ids.
