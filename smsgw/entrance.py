@@ -243,7 +243,7 @@ class Entrance:
         """
         size = len(items)
         shard = self.open_for(client_id, size)
-        items = self._with_promises(shard, client_id, items)
+        items, promised = self._with_promises(shard, client_id, items)
         step = size if all_or_nothing else BATCH_STEP
         request = AdmitBatch(
             client_id,
@@ -254,10 +254,13 @@ class Entrance:
             all_or_nothing=all_or_nothing,
             key=key,
         )
-        answer = await shard.ask(request)
-        if isinstance(answer, Replay):
-            return answer
-        return await self._go_on(shard, client_id, items, key, answer)
+        try:
+            answer = await shard.ask(request)
+            if isinstance(answer, Replay):
+                return answer
+            return await self._go_on(shard, client_id, items, key, answer)
+        finally:
+            self._express_coming -= promised
 
     async def resume_batch(
         self,
@@ -353,21 +356,23 @@ class Entrance:
 
     def _with_promises(
         self, shard: Shard, client_id: bytes, items: Sequence[Draft | SmsgwError]
-    ) -> Sequence[Draft | SmsgwError]:
-        """Refuse those express items for which no promise can be given, counting the others."""
-        if not any(isinstance(item, Draft) and item.lane is Lane.EXPRESS for item in items):
-            return items
+    ) -> tuple[Sequence[Draft | SmsgwError], int]:
+        """Refuse those express items for which no promise can be given, and count the others in.
+
+        Returns:
+            The items as judged, and how many parts were promised; the caller counts them out.
+        """
         judged: list[Draft | SmsgwError] = []
         promised = 0
         for item in items:
             said_no = None
             if isinstance(item, Draft) and item.lane is Lane.EXPRESS:
-                self._express_coming += promised
                 said_no = self._promise(shard, client_id, item)
-                self._express_coming -= promised
-                promised += item.parts
+                if said_no is None:
+                    promised += item.parts
+                    self._express_coming += item.parts
             judged.append(said_no or item)
-        return judged
+        return judged, promised
 
     def _count(self, results: dict[int, Accepted | Rejected]) -> None:
         for result in results.values():

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from smsgw.admission import Accepted
+from smsgw.admission import Accepted, BatchProgress
 from smsgw.codes import Decided
 from smsgw.entrance import Wish
 from smsgw.errors import BacklogFull, StorageUnavailable
@@ -110,3 +110,20 @@ async def test_an_idle_gateway_writes_nothing(gateway_of: OpenGateway) -> None:
     for sweeper in gateway._sweepers:
         await sweeper.sweep()
     assert [shard.store._writer.raw.total_changes for shard in gateway.shards] == changes
+
+
+async def test_express_batches_at_the_same_time_share_one_capacity(
+    gateway_of: OpenGateway,
+) -> None:
+    mock = {"kind": "mock", "window": 10, "latency_ms": 60_000}
+    gateway = await gateway_of(
+        {"providers": {"mock": mock}, "express": {"guarantee_s": 10.0}, "server": {"shutdown_s": 0}}
+    )
+    clients = [await add_client(gateway) for _ in range(3)]
+    draft = gateway.entrance.draft(Wish(DELIVERED, "ACME", "now", Lane.EXPRESS))
+    answers = await asyncio.gather(
+        *(gateway.entrance.submit_batch(client, [draft] * 30, None) for client in clients)
+    )
+    accepted = [answer.batch.accepted for answer in answers if isinstance(answer, BatchProgress)]
+    # 10 places, a second an answer, 10 s, of which a tenth is margin and a fifth for the others.
+    assert sum(accepted) == 72
