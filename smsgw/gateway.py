@@ -21,13 +21,14 @@ from smsgw.ids import NUMBER_MAX
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Rules
+from smsgw.operators import MockProviderSettings
 from smsgw.otp import OtpDesk
 from smsgw.providers.base import Accepted, Provider
 from smsgw.providers.mock import MockProvider, Sandbox
 from smsgw.receipts import Receipts
 from smsgw.recovery import recover_flights, reroute
 from smsgw.routing import Operator, Routing
-from smsgw.settings import MockProviderSettings, Settings
+from smsgw.settings import Settings
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory, is_volatile
 from smsgw.store.shard import Shard

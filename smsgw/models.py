@@ -4,6 +4,7 @@ Rows are plain mutable records: a turn works on them in memory and writes what h
 order of a row's fields is the order of its columns in ``store/sql``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Final
@@ -270,7 +271,8 @@ class Outcome:
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
     and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
-    have left and nothing came back.
+    have left and nothing came back. Where an operator takes parts one by one, ``parts`` has an
+    outcome for each part of this submit, counted from 1, and the rest is what they come to.
     """
 
     verdict: Verdict
@@ -278,6 +280,7 @@ class Outcome:
     detail: str | None = None
     retry_after_s: float | None = None
     handset: bool = False
+    parts: "Mapping[int, Outcome] | None" = None
 
 
 @dataclass(slots=True, frozen=True)

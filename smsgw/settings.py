@@ -13,63 +13,28 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_origin
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    PlainSerializer,
-    SecretStr,
     ValidationError,
     field_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from smsgw.errors import SettingsError
-
-MASK: Final = "********"
-
-
-def _mask(secret: SecretStr) -> str:
-    return MASK if secret else ""
-
-
-def _fit_for_a_header(token: SecretStr) -> SecretStr:
-    if not re.fullmatch("[!-~]*", token.get_secret_value()):
-        raise PydanticCustomError("token", "Should be visible ASCII characters without spaces")
-    return token
-
-
-def _with_plus(prefix: str) -> str:
-    return f"+{prefix.removeprefix('+')}"
-
-
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Bytes = Annotated[int, Field(ge=1, le=2**50)]
-Cents = Annotated[int, Field(ge=0, le=1_000_000)]
-Milliseconds = Annotated[int, Field(ge=0, le=600_000)]
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-SecondsOrNone = Annotated[float, Field(ge=0, le=31_536_000)]
-Days = Annotated[float, Field(gt=0, le=36_500)]
-RateOrOff = Annotated[float, Field(ge=0, le=1_000_000)]
-
-Secret = Annotated[SecretStr, PlainSerializer(_mask, return_type=str)]
-Prefix = Annotated[str, Field(pattern=r"^\+?[1-9][0-9]{0,14}$"), AfterValidator(_with_plus)]
-ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-
-# Types are strict, but TOML knows only lists and a frozen model wants tuples.
-Lax = Field(strict=False)
-
-
-class Section(BaseModel):
-    """What all sections share: nothing changes, nothing is guessed, no value is in an error."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+from smsgw.fields import (
+    Bytes,
+    Cents,
+    Count,
+    Days,
+    Lax,
+    Milliseconds,
+    ProviderName,
+    RateOrOff,
+    Seconds,
+    SecondsOrNone,
+    Secret,
+    Section,
+)
+from smsgw.operators import PROVIDER_KINDS, AnyProviderSettings, MockProviderSettings
 
 
 class ServerSettings(Section):
@@ -167,40 +132,6 @@ class NumbersSettings(Section):
     """How numbers that are not E.164 are read."""
 
     default_region: Annotated[str, Field(pattern="^([A-Z]{2})?$")] = ""
-
-
-class ProviderSettings(Section):
-    """What the gateway needs to know of any operator; each kind adds its own."""
-
-    kind: str
-    enabled: bool = True
-    prefixes: Annotated[tuple[Prefix, ...], Lax] = ()
-    weight: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
-    window: Annotated[int, Field(ge=1, le=100_000)] = 10
-    rate_parts_per_s: RateOrOff = 0.0
-    response_timeout_s: Seconds = 30.0
-    breaker_failures: Annotated[int, Field(ge=1, le=10_000)] = 5
-    breaker_open_s: Seconds = 10.0
-    receipts: bool = True
-    receipt_token: Annotated[Secret, AfterValidator(_fit_for_a_header)] = SecretStr("")
-
-
-class MockProviderSettings(ProviderSettings):
-    """The operator in the box, for trying out and for tests."""
-
-    kind: Literal["mock"]
-    window: Annotated[int, Field(ge=1, le=100_000)] = 500
-    latency_ms: Milliseconds = 0
-    receipt_delay_ms: Milliseconds = 0
-    journal: str = ""
-
-
-# With a second kind: Annotated[MockProviderSettings | …, Field(discriminator="kind")].
-AnyProviderSettings = MockProviderSettings
-PROVIDER_KINDS: Final[Mapping[str, type[ProviderSettings]]] = MappingProxyType(
-    {"mock": MockProviderSettings}
-)
 
 
 class DevSettings(Section):

@@ -31,7 +31,8 @@ from smsgw.cli import call as call_module
 from smsgw.cli import output
 from smsgw.cli.call import Door, Failed, open_door
 from smsgw.cli.main import app, main
-from smsgw.settings import MASK, Settings, load, masked
+from smsgw.fields import MASK
+from smsgw.settings import Settings, load, masked
 from smsgw.store.directory import DataDirectory, LockHeld
 from tests.conftest import OpenGateway
 from tests.support import DELIVERED, DEMO, Served, account_of

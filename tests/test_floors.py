@@ -6,7 +6,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "smsgw"
 FLOORS = (
     {"errors", "clock", "ids"},
-    {"settings", "models", "text", "numbers", "logs", "metrics"},
+    {"fields", "models", "text", "numbers", "logs", "metrics"},
+    {"operators"},
+    {"settings"},
     {"turn"},
     {"ledger", "tariff", "routing"},
     {"lifecycle"},

@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from smsgw.errors import SettingsError
-from smsgw.settings import (
-    MASK,
-    PROVIDER_KINDS,
-    MockProviderSettings,
-    ProviderSettings,
-    Section,
-    Settings,
-    load,
-    masked,
-    with_dev,
-)
+from smsgw.fields import MASK, Section
+from smsgw.operators import PROVIDER_KINDS, MockProviderSettings, ProviderSettings
+from smsgw.settings import Settings, load, masked, with_dev
 
 EXAMPLE = Path(__file__).parents[1] / "smsgw.toml.example"
 SETTING = re.compile(r"#(?=[a-z\[])")

@@ -16,7 +16,7 @@ from smsgw.api.schemas import ReceiptRequest
 from smsgw.api.wire import Json
 from smsgw.errors import InvalidToken, NotReady, ShuttingDown, UnknownRoute
 from smsgw.gateway import Gateway
-from smsgw.settings import MockProviderSettings
+from smsgw.operators import MockProviderSettings
 
 RECEIPT_S: Final = 5.0
 """How long an operator waits for its receipt to be stored; it will send it again."""

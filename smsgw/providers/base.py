@@ -13,7 +13,8 @@ class Submission:
 
     ``reference`` is our name for the message (its id); ``recipient`` is E.164 with the plus;
     ``text`` is whole, ``parts`` how many segments it is; ``valid_s`` how long the operator may
-    keep trying, counted from now.
+    keep trying, counted from now. ``otp`` is a one-time code: worth nothing later.
+    ``accepted_parts`` were accepted in earlier attempts, counted from 1, and are not sent again.
     """
 
     shard: int
@@ -26,6 +27,8 @@ class Submission:
     ucs2: bool
     parts: int
     valid_s: float
+    otp: bool = False
+    accepted_parts: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)

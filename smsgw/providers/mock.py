@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 
 from smsgw.clock import rfc3339
 from smsgw.models import Outcome, Verdict
+from smsgw.operators import MockProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
-from smsgw.settings import MockProviderSettings
 
 REFUSED: Final = "+15005550001"
 FAILS_ONCE: Final = "+15005550002"
