@@ -36,7 +36,7 @@ from smsgw.models import (
     Status,
     Timer,
 )
-from smsgw.turn import Request, Turn, Wants
+from smsgw.turn import Request, Tell, Turn, Wants
 
 SEND_AT_AHEAD_MS: Final = 35 * 86_400_000
 _BACKLOG_SHARE: Final = 0.95
@@ -284,6 +284,7 @@ class Admit(Request):
         rules: Rules,
         backlog: int,
         said_no: Refused | SmsgwError | None = None,
+        tell: Tell | None = None,
     ) -> None:
         """Prepare it.
 
@@ -294,8 +295,9 @@ class Admit(Request):
             rules: the settings that count.
             backlog: how many messages wait in the whole gateway.
             said_no: a refusal that holds unless the key was used before.
+            tell: whom to tell the answer.
         """
-        super().__init__(client_id)
+        super().__init__(client_id, tell)
         self.draft = draft
         self.key = key
         self.rules = rules

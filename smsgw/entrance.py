@@ -40,6 +40,7 @@ from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.tariff import Tariff
 from smsgw.text import measure, refuse_text
+from smsgw.turn import Tell
 
 BATCH_STEP: Final = 100
 BATCH_PAUSE_S: Final = 0.05
@@ -183,21 +184,41 @@ class Entrance:
         Raises:
             SmsgwError: what it was refused with; nothing was written.
         """
-        shard = self.open_for(client_id)
-        backlog = self.backlog()
-        if draft.lane is not Lane.EXPRESS:
-            answer = await shard.ask(Admit(client_id, draft, key, self.rules, backlog))
-        else:
-            said_no = self._promise(shard, client_id, draft)
-            self._express_coming += draft.parts
-            try:
-                answer = await shard.ask(Admit(client_id, draft, key, self.rules, backlog, said_no))
-            finally:
-                self._express_coming -= draft.parts
-        if isinstance(answer, Accepted):
-            self._metrics.accepted(_LANE_NAMES[draft.lane], 1, draft.parts)
-        assert isinstance(answer, Accepted | Replay)
+        future = asyncio.get_running_loop().create_future()
+
+        def tell(answer: Any, refusal: SmsgwError | None) -> None:
+            if future.done():
+                return
+            if refusal is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(refusal)
+
+        self.post(client_id, draft, key, tell)
+        answer: Accepted | Replay = await future
         return answer
+
+    def post(self, client_id: bytes, draft: Draft, key: KeyUse | None, tell: Tell) -> None:
+        """The same without waiting: tells the answer, or the refusal, once it is on disk.
+
+        Raises:
+            SmsgwError: what it was refused with at the door; then nobody is told.
+        """
+        shard = self.open_for(client_id)
+        said_no = None
+        express_parts = 0
+        if draft.lane is Lane.EXPRESS:
+            said_no = self._promise(shard, client_id, draft)
+            express_parts = draft.parts
+
+        def told(answer: Any, refusal: SmsgwError | None) -> None:
+            self._express_coming -= express_parts
+            if isinstance(answer, Accepted):
+                self._metrics.accepted(_LANE_NAMES[draft.lane], 1, draft.parts)
+            tell(answer, refusal)
+
+        shard.put(Admit(client_id, draft, key, self.rules, self.backlog(), said_no, told))
+        self._express_coming += express_parts
 
     def _promise(self, shard: Shard, client_id: bytes, draft: Draft) -> SmsgwError | None:
         """Whether an express message can be handed over in time; a schedule is trusted to be."""

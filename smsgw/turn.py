@@ -8,7 +8,7 @@ Nothing here reads a clock, a file or a socket, so a decision is the same on eve
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from smsgw.clock import day_of
@@ -254,18 +254,27 @@ class Item:
         return None
 
 
+Tell = Callable[[Any, SmsgwError | None], None]
+"""Called once with the answer to a request, or with what it was refused with."""
+
+
 class Request(Item):
-    """An item whose caller waits for its answer."""
+    """An item whose caller waits for its answer: for ``future``, or to be told by a call."""
 
-    __slots__ = ("client_id", "future")
+    __slots__ = ("client_id", "future", "tell")
 
-    def __init__(self, client_id: bytes = b"") -> None:
+    def __init__(self, client_id: bytes = b"", tell: Tell | None = None) -> None:
         super().__init__()
         self.client_id = client_id
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.tell = tell
+        if tell is None:
+            self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(self) -> None:
         """Answer the caller, unless it is gone."""
+        if self.tell is not None:
+            self.tell(self.answer, self.refusal)
+            return
         if self.future.done():
             return
         if self.refusal is not None:
@@ -275,7 +284,9 @@ class Request(Item):
 
     def failed(self, error: SmsgwError) -> None:
         """Tell the caller that nothing, or nothing certain, was written."""
-        if not self.future.done():
+        if self.tell is not None:
+            self.tell(None, error)
+        elif not self.future.done():
             self.future.set_exception(error)
 
 

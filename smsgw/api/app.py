@@ -8,6 +8,7 @@ from smsgw.api.admin import AdminRoutes
 from smsgw.api.docs import docs_routes
 from smsgw.api.edge import Edge
 from smsgw.api.messages import MessageRoutes
+from smsgw.api.quick import PATH, Handle
 from smsgw.api.status import ReceiptRoutes, SandboxRoutes, StatusRoutes
 from smsgw.archive import Archive
 from smsgw.gateway import Gateway
@@ -30,7 +31,7 @@ def public_routes(gateway: Gateway) -> list[BaseRoute]:
     status = StatusRoutes(gateway)
     found: list[BaseRoute] = [
         # The hot route stands first, as a plain ASGI application.
-        Route("/v1/messages", messages, methods=["GET", "POST"]),
+        Route(PATH, messages, methods=["GET", "POST"]),
         WordRoute("/v1/messages/batch", messages.batch, methods=["POST"]),
         WordRoute("/v1/messages/preview", messages.preview, methods=["POST"]),
         Route("/v1/messages/{id}", messages.get, methods=["GET"]),
@@ -76,6 +77,11 @@ class HotRoute:
 def public_app(gateway: Gateway) -> ASGIApp:
     """The application for the network."""
     return Edge(HotRoute(public_routes(gateway)), gateway.metrics.http)
+
+
+def short_way(gateway: Gateway) -> Handle:
+    """What takes plain messages without going through an application."""
+    return MessageRoutes(gateway, Archive(gateway.shards)).take
 
 
 def admin_app(gateway: Gateway) -> ASGIApp:

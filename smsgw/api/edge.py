@@ -122,10 +122,15 @@ def require_json(headers: Headers) -> None:
     """
     for name, value in headers:
         if name == b"content-type":
-            if value == _JSON or value.partition(b";")[0].strip().lower() == _JSON:
+            if is_json(value):
                 return
             break
     raise UnsupportedMediaType
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether a Content-Type is ``application/json``."""
+    return content_type == _JSON or content_type.partition(b";")[0].strip().lower() == _JSON
 
 
 def _error_for_client(error: Exception, scope: Scope) -> SmsgwError:

@@ -1,13 +1,15 @@
 """The routes of messages: send one or many, look, list, cancel, preview, verify."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from smsgw import logs
 from smsgw.accounts import Cancel, CancelMany
 from smsgw.admission import (
     Accepted,
@@ -20,7 +22,7 @@ from smsgw.admission import (
     key_use,
 )
 from smsgw.api import views
-from smsgw.api.edge import read_body
+from smsgw.api.edge import is_json, read_body
 from smsgw.api.parsing import (
     FIELDS_MAX,
     batch_items,
@@ -31,6 +33,7 @@ from smsgw.api.parsing import (
     wrong_field,
 )
 from smsgw.api.parsing import reads as read_as
+from smsgw.api.quick import Answer, Refuse
 from smsgw.api.schemas import (
     BatchItem,
     BatchRequest,
@@ -39,7 +42,7 @@ from smsgw.api.schemas import (
     PreviewRequest,
     VerifyRequest,
 )
-from smsgw.api.wire import Json, idempotency_key, send_json
+from smsgw.api.wire import Json, idempotency_key, read_key, send_json, to_json
 from smsgw.archive import Archive, Filters
 from smsgw.clock import rfc3339
 from smsgw.codes import Decided, undeliverable
@@ -47,9 +50,12 @@ from smsgw.entrance import Wish
 from smsgw.errors import (
     ConflictingOptions,
     InsufficientCredits,
+    InternalError,
     InvalidRequest,
+    ShuttingDown,
     SmsgwError,
     UnknownMessage,
+    UnsupportedMediaType,
 )
 from smsgw.gateway import Gateway
 from smsgw.ids import number_of, uuid_text
@@ -66,6 +72,8 @@ from smsgw.text import measure
 
 CANCEL_STEP = 200
 
+log = logs.get(__name__)
+
 
 class MessageRoutes:
     """Everything under ``/v1/messages`` and ``/v1/batches``."""
@@ -73,6 +81,7 @@ class MessageRoutes:
     def __init__(self, gateway: Gateway, archive: Archive) -> None:
         self._gateway = gateway
         self._archive = archive
+        self._replays: set[asyncio.Future[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/v1/messages``: one plain function, since every message passes here."""
@@ -91,20 +100,7 @@ class MessageRoutes:
         arrived_ms = gateway.clock.now_ms()
         request = parse(MessageRequest, await read_body(scope, receive))
         raw_key = idempotency_key(scope)
-        key = None
-        if raw_key is not None:
-            key = key_use(
-                raw_key,
-                "messages",
-                request.to,
-                request.sender,
-                request.text,
-                request.otp,
-                request.express,
-                request.reference,
-                request.validity_s,
-                request.send_at,
-            )
+        key = None if raw_key is None else _key_of(request, raw_key)
         client_id = request.client_id.bytes
         if request.otp:
             await send_json(send, 200, await self._otp(client_id, request, key, arrived_ms))
@@ -116,6 +112,59 @@ class MessageRoutes:
             await send_json(send, 202, view)
         else:
             await send_json(send, 202, views.accepted(answer))
+
+    def take(
+        self, fields: Mapping[bytes, bytes], body: bytes, answer: Answer, refuse: Refuse
+    ) -> bool:
+        """A POST by the short way: False for a one-time code, which needs more than one turn."""
+        if body and not is_json(fields.get(b"content-type", b"")):
+            raise self._refused(UnsupportedMediaType())
+        try:
+            request = parse(MessageRequest, body)
+            if request.otp:
+                return False
+            raw_key = fields.get(b"idempotency-key")
+            key = None if raw_key is None else _key_of(request, read_key((raw_key,)))
+            draft = self._draft(request)
+            client_id = request.client_id.bytes
+            scheduled = draft.send_at_ms is not None
+
+            def tell(outcome: Any, refusal: SmsgwError | None) -> None:
+                if refusal is not None:
+                    refuse(self._refused(refusal))
+                elif isinstance(outcome, Accepted):
+                    answer(202, views.accepted_json(outcome))
+                else:
+                    self._replay(client_id, outcome.record, scheduled, answer, refuse)
+
+            self._gateway.entrance.post(client_id, draft, key, tell)
+        except SmsgwError as refusal:
+            raise self._refused(refusal) from None
+        return True
+
+    def _refused(self, refusal: SmsgwError) -> SmsgwError:
+        self._gateway.metrics.refused(refusal.code)
+        return refusal
+
+    def _replay(
+        self, client_id: bytes, record: KeyRecord, scheduled: bool, answer: Answer, refuse: Refuse
+    ) -> None:
+        """Look up the message of an earlier answer, and answer so again."""
+
+        def found(task: asyncio.Task[dict[str, Any]]) -> None:
+            self._replays.discard(task)
+            error = ShuttingDown() if task.cancelled() else task.exception()
+            if error is None:
+                answer(202, to_json(task.result()))
+            elif isinstance(error, SmsgwError):
+                refuse(self._refused(error))
+            else:
+                log.error("request.failed", "An answer could not be repeated.", error=error)
+                refuse(InternalError())
+
+        task = asyncio.ensure_future(self._replayed(client_id, record, scheduled))
+        self._replays.add(task)
+        task.add_done_callback(found)
 
     def _draft(self, request: MessageRequest) -> Draft:
         if request.text is None:
@@ -390,6 +439,22 @@ def _otp_view(decided: Decided) -> dict[str, Any]:
     view["cost"] = message.cost_cents
     view["credits"] = decided.credits_cents
     return view
+
+
+def _key_of(request: MessageRequest, key: str) -> KeyUse:
+    """What an Idempotency-Key stands for, with everything of a message that matters."""
+    return key_use(
+        key,
+        "messages",
+        request.to,
+        request.sender,
+        request.text,
+        request.otp,
+        request.express,
+        request.reference,
+        request.validity_s,
+        request.send_at,
+    )
 
 
 def _batch_view(batch: Batch, results: list[dict[str, Any]]) -> Response:

@@ -15,11 +15,16 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from math import inf
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 from urllib.parse import unquote
 
 import httptools
-from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from uvicorn._types import (
+    ASGISendEvent,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    HTTPScope,
+)
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -30,6 +35,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from smsgw import logs
 from smsgw.api.edge import UNKNOWN, Observe
 from smsgw.api.problems import problem
+from smsgw.api.quick import RAW_PATH, Exchange, Handle, joined
 from smsgw.errors import (
     BodyTooLarge,
     ForbiddenHost,
@@ -63,7 +69,11 @@ log: Final = logs.get(__name__)
 
 
 def edge_protocol(
-    settings: ServerSettings, *, check_host: bool = True, observe: Observe | None = None
+    settings: ServerSettings,
+    *,
+    check_host: bool = True,
+    observe: Observe | None = None,
+    handle: Handle | None = None,
 ) -> type["EdgeProtocol"]:
     """The protocol class for one server, as ``uvicorn.Config(http=…, ws="none")`` takes it.
 
@@ -71,10 +81,11 @@ def edge_protocol(
         settings: the limits.
         check_host: whether Host and Origin matter; not on a Unix socket, which no browser reaches.
         observe: told of every answer that is given here and not by a route.
+        handle: takes messages by the short way, if there is one.
     """
 
     class Bound(EdgeProtocol):
-        _rules = Rules(settings, check_host, observe or _observe_nothing)
+        _rules = Rules(settings, check_host, observe or _observe_nothing, handle)
 
     return Bound
 
@@ -82,7 +93,13 @@ def edge_protocol(
 class Rules:
     """What all connections of one server have in common."""
 
-    def __init__(self, settings: ServerSettings, check_host: bool, observe: Observe) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        check_host: bool,
+        observe: Observe,
+        handle: Handle | None,
+    ) -> None:
         # Copied, because every request asks, and a pydantic model answers slowly.
         self.connections_max = settings.connections_max
         self.header_bytes_max = settings.header_bytes_max
@@ -93,6 +110,8 @@ class Rules:
         self.check_host = check_host
         self.is_served = _host_rule(settings.allowed_hosts)
         self.observe = observe
+        self.handle = handle
+        self._common: tuple[object, bytes] = (None, b"")
         # Indexed by what a connection is receiving.
         self.limits_s = (
             settings.idle_timeout_s,
@@ -100,6 +119,12 @@ class Rules:
             settings.body_timeout_s,
         )
         self.sweep = Sweep(min(1.0, min(self.limits_s) / 10))
+
+    def common_head(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The headers of every answer, joined; the server makes a new list of them each second."""
+        if self._common[0] is not headers:
+            self._common = (headers, joined(headers))
+        return self._common[1]
 
 
 class Sweep:
@@ -202,6 +227,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._fruitless_bytes = 0
         self._deaf = False
         self._farewell: bytes | None = None
+        # A request that may go the short way, while its body is being read.
+        self._short: Exchange | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Watch a new connection, or refuse it where too many are open."""
@@ -254,6 +281,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _await_rest(self) -> None:
         """The block of data is read, but a request is still open: see how long it may be."""
+        if self._short is not None:
+            self._go_the_long_way(self._short)
         if self._fruitless_bytes > self._rules.header_bytes_max:
             self._refuse(self._headers_too_large())
         elif self.deadline_s == _DUE_SOON:
@@ -263,7 +292,9 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._receiving = _HEAD
         self.deadline_s = _DUE_SOON
 
@@ -293,19 +324,53 @@ class EdgeProtocol(HttpToolsProtocol):
             self._judge_host(fields)
         if b"content-length" in fields or b"transfer-encoding" in fields:
             self._judge_body(fields)
-        self._begin(_request_id(fields.get(b"x-request-id")))
+        request_id = _request_id(fields.get(b"x-request-id"))
+        if self.url == RAW_PATH and self._may_be_short(fields):
+            keep_alive = self.parser.should_keep_alive()
+            self._short = Exchange(self, fields, request_id, keep_alive=keep_alive)
+        else:
+            self._begin(request_id)
         self._receiving = _BODY
         self.deadline_s = _DUE_SOON
 
+    def _may_be_short(self, fields: dict[bytes, bytes]) -> bool:
+        cycle = self.cycle
+        return (
+            self._rules.handle is not None
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and (cycle is None or cycle.response_complete)
+            and b"expect" not in fields
+            and len(fields) == len(self.headers)
+            and not self.flow.write_paused
+        )
+
+    def _go_the_long_way(self, short: Exchange) -> None:
+        """Leave a request to the application after all."""
+        self._short = None
+        self._begin(short.request_id)
+        self.cycle.body += short.body
+        self.cycle.message_event.set()
+
     def _begin(self, request_id: bytes) -> None:
         """Start the request, or let it wait for those before it."""
-        scope = self.scope
         version = self.parser.get_http_version()
-        if version != "1.1":
-            scope["http_version"] = version
-        scope["method"] = self.parser.get_method().decode()
-        scope["path"], scope["raw_path"], scope["query_string"] = _target(self.url)
-        scope["state"]["request_id"] = request_id.decode()
+        path, raw_path, query = _target(self.url)
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": {**self.app_state, "request_id": request_id.decode()},
+            "method": self.parser.get_method().decode(),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
         before = self.cycle
         self.cycle = EdgeCycle(
             scope=scope,
@@ -336,6 +401,9 @@ class EdgeProtocol(HttpToolsProtocol):
         self._body_left_bytes -= len(body)
         if self._body_left_bytes < 0:
             raise self._body_too_large()
+        if self._short is not None:
+            self._short.body += body
+            return
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -350,6 +418,9 @@ class EdgeProtocol(HttpToolsProtocol):
             return  # The head comes again, without its Upgrade.
         self._receiving = _NOTHING
         self._fruitless_bytes = 0
+        if self._short is not None:
+            self._run_short(self._short)
+            return
         cycle = self.cycle
         if cycle.response_complete:
             self.deadline_s = self.loop.time() + self._rules.idle_timeout_s
@@ -357,6 +428,24 @@ class EdgeProtocol(HttpToolsProtocol):
         self.deadline_s = inf
         cycle.more_body = False
         cycle.message_event.set()
+
+    def _run_short(self, short: Exchange) -> None:
+        assert self._rules.handle is not None
+        self._short = None
+        self.deadline_s = inf
+        before, self.cycle = self.cycle, cast("RequestResponseCycle", short)
+        if not short.run(self._rules.handle):
+            self.cycle = before
+            self._go_the_long_way(short)
+            self.cycle.more_body = False
+
+    def common_head(self) -> bytes:
+        """The headers that every answer has."""
+        return self._rules.common_head(self.server_state.default_headers)
+
+    def observe(self, template: str, method: str, status: int, seconds: float) -> None:
+        """Have an answer counted."""
+        self._rules.observe(template, method, status, seconds)
 
     # Judging a head
 
@@ -450,7 +539,7 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle = self.cycle
         self._deaf = True
         self.deadline_s = inf
-        if self._receiving != _BODY:
+        if self._receiving != _BODY or self._short is not None:
             if cycle is None or cycle.response_complete:
                 self._part(farewell)
             else:
@@ -499,8 +588,9 @@ class EdgeProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         self._rules.observe(UNKNOWN, method.decode() or UNKNOWN, status, 0.0)
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-        return STATUS_LINE[status] + lines + b"\r\n" + (body if method != b"HEAD" else b"")
+        return (
+            STATUS_LINE[status] + joined(headers) + b"\r\n" + (body if method != b"HEAD" else b"")
+        )
 
 
 def _request_id(given: bytes | None) -> bytes:

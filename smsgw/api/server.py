@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from smsgw import __version__
-from smsgw.api.app import admin_app, public_app
+from smsgw.api.app import admin_app, public_app, short_way
 from smsgw.api.demo import create_demo_clients
 from smsgw.api.protocol import edge_protocol
 from smsgw.api.sockets import ADMIN_SOCKET, listen_tcp, listen_unix
@@ -38,7 +38,9 @@ class _Server(uvicorn.Server):
 
 def _server(app: ASGIApp, gateway: Gateway, *, check_host: bool) -> _Server:
     server = gateway.settings.server
-    protocol = edge_protocol(server, check_host=check_host, observe=gateway.metrics.http)
+    protocol = edge_protocol(
+        server, check_host=check_host, observe=gateway.metrics.http, handle=short_way(gateway)
+    )
     return _Server(
         uvicorn.Config(
             app,

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -10,14 +10,14 @@ from starlette.types import Scope, Send
 
 from smsgw.errors import InvalidRequest
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+to_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _JSON_HEADER: Final = (b"content-type", b"application/json")
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 
 
 def to_json(content: Any) -> bytes:
     """A value as UTF-8 JSON; what is no text in UTF-8 is escaped."""
-    return _encode(content).encode("utf-8", "backslashreplace")
+    return to_text(content).encode("utf-8", "backslashreplace")
 
 
 class Json(Response):
@@ -45,9 +45,16 @@ def idempotency_key(scope: Scope) -> str | None:
         InvalidRequest: it is not 1 to 255 visible ASCII characters, or there are two.
     """
     found = [value for name, value in scope["headers"] if name == b"idempotency-key"]
-    if not found:
-        return None
-    key: str = found[0].decode("latin-1").strip()
+    return read_key(found) if found else None
+
+
+def read_key(found: Sequence[bytes]) -> str:
+    """The key that these headers give.
+
+    Raises:
+        InvalidRequest: it is not 1 to 255 visible ASCII characters, or there are two.
+    """
+    key = found[0].decode("latin-1").strip()
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if len(found) > 1 or not _KEY.fullmatch(key):
