@@ -5,7 +5,6 @@ of the client's shard: message, hold, queue place and idempotency record are one
 """
 
 import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -22,7 +21,7 @@ from smsgw.errors import (
     SmsgwError,
     UnknownClient,
 )
-from smsgw.ids import message_id
+from smsgw.ids import message_id, salt
 from smsgw.models import (
     ANSWER_ACCEPTED,
     ANSWER_BATCH,
@@ -166,7 +165,7 @@ def make_message(turn: Turn, account: Account, draft: Draft, rules: Rules) -> Me
     validity_ms = rules.validity_ms if draft.validity_ms is None else draft.validity_ms
     return Message(
         number=number,
-        id=message_id(number, account.slot, secrets.randbits(40)),
+        id=message_id(number, account.slot, salt()),
         client=account.number,
         lane=int(draft.lane),
         status=int(Status.QUEUED),
@@ -435,7 +434,7 @@ class AdmitBatch(Request):
         if self.progress is not None:
             return turn.batches.get(self.progress.batch.number) or self.progress.batch
         number = turn.numbers.next(turn.now_ms)
-        identifier = message_id(number, account.slot, secrets.randbits(40))
+        identifier = message_id(number, account.slot, salt())
         return Batch(number, identifier, account.number, self.size, 0, 0, "[]", 0)
 
     def _keep(self, turn: Turn, account: Account, batch: Batch) -> None:

@@ -11,6 +11,7 @@ The salt is random and keeps ids from being guessed; it is checked on every look
 """
 
 import zlib
+from os import urandom
 from typing import Final
 
 SLOTS: Final = 4096
@@ -21,6 +22,8 @@ NUMBER_MAX: Final = (1 << 63) - 1
 _LOW_BITS: Final = 22
 _COUNTER_MAX: Final = (1 << 10) - 1
 _SALT_BITS: Final = 40
+_SALT_BYTES: Final = 5
+_SALTS: Final = 512
 
 
 def slot_of(client_id: bytes) -> int:
@@ -52,6 +55,18 @@ def message_id(number: int, slot: int, salt: int) -> bytes:
     high = (((number >> _LOW_BITS) + EPOCH_MS) << 16) | 0x7000 | slot
     low = (0b10 << 62) | ((number & ((1 << _LOW_BITS) - 1)) << _SALT_BITS) | salt
     return ((high << 64) | low).to_bytes(16, "big")
+
+
+_salts = bytearray()
+
+
+def salt() -> int:
+    """40 random bits for an id, from the system's own source, many at a time."""
+    if not _salts:
+        _salts.extend(urandom(_SALTS * _SALT_BYTES))
+    found = int.from_bytes(_salts[-_SALT_BYTES:], "big")
+    del _salts[-_SALT_BYTES:]
+    return found
 
 
 def number_of(identifier: bytes) -> int | None:
@@ -86,6 +101,12 @@ class NumberSource:
         self._last_ms = last_number >> _LOW_BITS
         # Numbers of that millisecond may have come from another shard: go on in the next one.
         self._counter = _COUNTER_MAX
+
+    def above(self, number: int) -> None:
+        """From now on, give numbers above this one only."""
+        if number >> _LOW_BITS > self._last_ms:
+            self._last_ms = number >> _LOW_BITS
+            self._counter = _COUNTER_MAX
 
     def next(self, now_ms: int) -> int:
         """A number above all earlier ones; its millisecond is ``now_ms`` or later."""

@@ -1,6 +1,6 @@
 """What an operator must be able to do, however it is reached."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,9 +47,29 @@ class Sink(Protocol):
         ...
 
     def received(
-        self, provider: str, provider_message_id: str, word: str, reason: str | None
+        self,
+        provider: str,
+        provider_message_id: str,
+        word: str,
+        reason: str | None,
+        *,
+        others: Sequence[str] = (),
+        stored: Callable[[bool], None] | None = None,
     ) -> None:
-        """Take a receipt."""
+        """Take a receipt.
+
+        Args:
+            provider: whose.
+            provider_message_id: the id it names, in its likeliest spelling.
+            word: what the operator says, for example ``DELIVRD``.
+            reason: why, if it says so.
+            others: further spellings under which the id may be known, the likelier first.
+            stored: told, once, whether it is on disk; only then may it be acknowledged.
+        """
+        ...
+
+    def changed(self, provider: str) -> None:
+        """Learn that an operator's ``trouble`` is another now."""
         ...
 
 
@@ -69,6 +89,14 @@ class Provider(Protocol):
 
     def submit(self, submission: Submission) -> None:
         """Send; never blocks and never raises: the answer goes to the sink."""
+        ...
+
+    def state(self) -> Mapping[str, str | int]:
+        """What somebody who looks at it wants to know: connections, what waits for an answer."""
+        ...
+
+    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+        """Take back what was accepted, if the operator can; for one-time codes that are dead."""
         ...
 
     def restore(self, accepted: Sequence[Accepted]) -> None:

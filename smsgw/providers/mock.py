@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -112,6 +112,13 @@ class MockProvider:
             self._write(submission)
         delay_s = SLOW_S if submission.recipient == SLOW else self._latency_s
         self._after(delay_s, self._answer, submission)
+
+    def state(self) -> Mapping[str, str | int]:
+        """There is nothing to tell."""
+        return {}
+
+    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+        """It cannot: a handset has it already."""
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Report again on what was accepted before a restart."""

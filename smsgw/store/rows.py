@@ -167,7 +167,9 @@ def write(connection: sqlite3.Connection, sql: Mapping[str, str], turn: Turn) ->
             execute_rows(connection, sql[statement], values)
 
     rows("turn_add_clients", [_account_row(a) for a in turn.new_accounts.values()])
-    rows("turn_change_clients", [_account_changes(a) for a in turn.changed_accounts.values()])
+    if turn.changed_accounts:
+        changes = [_account_changes(a) for a in turn.changed_accounts.values()]
+        connection.executemany(sql["turn_change_clients"], changes)
     rows("turn_add_messages", [_message_row(m) for m in turn.new_messages.values()])
     rows("turn_change_messages", [_message_changes(m) for m in turn.changed_messages.values()])
     rows("turn_add_entries", turn.entries)

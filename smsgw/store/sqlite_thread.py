@@ -2,13 +2,14 @@
 
 aiosqlite awaits one statement at a time, and each await is a thread hop of about 100 µs, so what
 takes many statements must be one hop. aiosqlite has no public call for that:
-``Connection._execute`` is private, which is why it is used only here and the version is pinned in
-``pyproject.toml``.
+``Connection._tx``, the queue of its thread, is private, which is why it is used only here and the
+version is pinned in ``pyproject.toml``. (Its own ``_execute`` would need a task around it.)
 """
 
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,6 +30,7 @@ class SqliteThread:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._connection = connection
         self.raw: sqlite3.Connection = connection._conn
+        self._closed = False
 
     @classmethod
     async def open(
@@ -64,19 +66,20 @@ class SqliteThread:
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function on the connection's thread, to its end even if we are cancelled."""
-        call = asyncio.ensure_future(
-            self._connection._execute(function, *arguments)  # type: ignore[no-untyped-call]
-        )
+        if self._closed:
+            raise ValueError("the connection is closed")
+        call: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._connection._tx.put_nowait((call, partial(function, *arguments)))
         try:
-            result: T = await asyncio.shield(call)
+            return await asyncio.shield(call)
         except asyncio.CancelledError:
             # The thread goes on regardless; nobody may act as if it had not.
             await asyncio.wait([call])
             raise
-        return result
 
     async def close(self) -> None:
         """Close the connection and end its thread."""
+        self._closed = True
         await self._connection.close()
 
 
