@@ -3,6 +3,8 @@
 import json
 import socket
 import uuid
+from multiprocessing.connection import Connection
+from typing import Any
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +12,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from smsgw.bench.processes import tell_about_ourselves
 
 
 class BareMessage(BaseModel):
@@ -39,8 +43,9 @@ async def take(request: Request) -> Response:
     return Response(json.dumps(content), 202, media_type="application/json")
 
 
-def run(listener: socket.socket) -> None:
+def serve(line: "Connection[Any, Any]", listener: socket.socket) -> None:
     """Serve until killed."""
+    tell_about_ourselves(line)
     app = Starlette(routes=[Route("/v1/messages", take, methods=["POST"])])
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", ws="none")
     uvicorn.Server(config).run(sockets=[listener])

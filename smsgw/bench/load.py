@@ -2,90 +2,155 @@
 
 Every connection sends its next request when the answer to the last one is there (a closed loop),
 or, with a rate, all connections together send at that rate and count what waits (an open loop).
+There, a request's time runs from when it was due, whether or not a connection was free by then.
 """
 
 import asyncio
 import bisect
+import gc
 import itertools
 import json
 import random
-import resource
+import secrets
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Final
+
+import uvloop
 
 ZIPF: Final = 1.0
 BODIES: Final = 5_000
+BATCH: Final = 100
+SENDER: Final = "ACME"
 TEXT: Final = "Your parcel has arrived; collect it before Friday, 18:00, at the counter."
+TICK_S: Final = 0.001
+IDLE_S: Final = 4.0
 
 
 @dataclass(slots=True)
 class Plan:
-    """What to send; ``rate_per_s`` 0 is a closed loop, ``batch`` 0 the single route."""
+    """What to send; ``rate_per_s`` 0 is a closed loop, ``batch`` 0 the single route.
+
+    With ``even`` the clients send in turn; else which one sends is Zipf-distributed.
+    """
 
     port: int
-    clients: list[str]
+    clients: Sequence[str]
     seconds: float
     connections: int = 64
     batch: int = 0
     keyed_share: float = 0.5
     rate_per_s: float = 0.0
     otp: bool = False
+    even: bool = False
     seed: int = 1
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came back; latencies in milliseconds, CPU in seconds."""
+    """What came back.
 
-    answers: int = 0
+    ``due_s`` says when each request was due, in seconds since ``begun_at_s`` (Unix time), and
+    ``took_ms`` how long after that it was answered. ``unsent`` requests were due at the end and
+    had found no free connection; they are in both with the time they had waited. ``stalled_ms`` is
+    how late the generator itself was at most. ``cpu_s`` is of its whole process.
+    """
+
     messages: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    begun_at_s: float = 0.0
     cpu_s: float = 0.0
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    max_ms: float = 0.0
+    unsent: int = 0
+    stalled_ms: float = 0.0
+    due_s: "array[float]" = field(default_factory=lambda: array("d"))
+    took_ms: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def answers(self) -> int:
+        """How many requests were answered."""
+        return sum(self.statuses.values()) - self.statuses.get("lost", 0)
+
+    @property
+    def cpu(self) -> float:
+        """Which share of a core the generator used."""
+        return self.cpu_s / self.seconds
 
 
-def zipf_picker(count: int, seed: int) -> Callable[[], int]:
-    """Draws 0…count−1, Zipf-distributed."""
-    chance = random.Random(seed)  # noqa: S311  load, not secrets
-    sums = list(itertools.accumulate(1 / (rank + 1) ** ZIPF for rank in range(count)))
+def zipf_weights(count: int) -> list[float]:
+    """How often each of so many clients sends, beside the others."""
+    return [1 / (rank + 1) ** ZIPF for rank in range(count)]
+
+
+def admissions(
+    clients: Sequence[str], seconds: float, singles_per_s: float, batches_per_s: float, seed: int
+) -> list[Plan]:
+    """Single messages, and batches of a hundred, that come in beside what is measured."""
+    return [
+        Plan(0, clients, seconds, batch=batch, rate_per_s=rate_per_s, seed=seed * 10 + batch)
+        for batch, rate_per_s in ((0, singles_per_s), (BATCH, batches_per_s))
+    ]
+
+
+def picker(plan: Plan) -> Callable[[], int]:
+    """Draws 0…clients−1, as the plan says."""
+    count = len(plan.clients)
+    if plan.even:
+        return itertools.cycle(range(count)).__next__
+    chance = random.Random(plan.seed)  # noqa: S311  load, not secrets
+    sums = list(itertools.accumulate(zipf_weights(count)))
     return lambda: bisect.bisect(sums, chance.random() * sums[-1])
 
 
 def requests(plan: Plan) -> Iterator[bytes]:
-    """Requests without end; half of them with a key of their own."""
-    pick = zipf_picker(len(plan.clients), plan.seed)
-    chance = random.Random(plan.seed)  # noqa: S311
+    """Requests without end; some of them with a key of their own."""
+    pick = picker(plan)
     path = b"/v1/messages/batch" if plan.batch else b"/v1/messages"
-    count = BODIES // (10 if plan.batch else 1)
-    bodies = [_body(plan, plan.clients[pick()], chance) for _ in range(count)]
+    numbers = _numbers(plan)
+    bodies = [_body(plan, plan.clients[pick()], numbers) for _ in range(_bodies(plan))]
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % path
     plain = [b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) for body in bodies]
     tails = [b"\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) for body in bodies]
-    keyed = head + b"Idempotency-Key: %d-" % plan.seed
-    for count in itertools.count():
-        index = count % len(bodies)
-        if (count * 0.618033988749895) % 1 < plan.keyed_share:
-            yield b"%b%d%b" % (keyed, count, tails[index])
-        else:
-            yield plain[index]
+    keyed = head + b"Idempotency-Key: %b-" % secrets.token_hex(8).encode()
+
+    def endless() -> Iterator[bytes]:
+        for count in itertools.count():
+            index = count % len(bodies)
+            if (count * 0.618033988749895) % 1 < plan.keyed_share:
+                yield b"%b%d%b" % (keyed, count, tails[index])
+            else:
+                yield plain[index]
+
+    return endless()
 
 
-def _body(plan: Plan, client: str, chance: random.Random) -> bytes:
-    def number() -> str:
-        return f"+98912{chance.randrange(10**7):07d}"
+def _bodies(plan: Plan) -> int:
+    """How many different bodies a plan needs; no number is sent two one-time codes."""
+    if plan.otp:
+        return max(1, int(plan.rate_per_s * plan.seconds) + 1)
+    return BODIES // (10 if plan.batch else 1)
 
-    body: dict[str, Any] = {"client_id": client, "from": "ACME"}
+
+def _numbers(plan: Plan) -> Iterator[str]:
+    """Recipients: for one-time codes one after the other, else at random."""
+    if plan.otp:
+        first = plan.seed * 100_000
+        return (f"+98913{number % 10**7:07d}" for number in itertools.count(first))
+    chance = random.Random(plan.seed)  # noqa: S311
+    return (f"+98912{chance.randrange(10**7):07d}" for _ in itertools.repeat(None))
+
+
+def _body(plan: Plan, client: str, numbers: Iterator[str]) -> bytes:
+    body: dict[str, Any] = {"client_id": client, "from": SENDER}
     if plan.batch:
         body["text"] = TEXT
-        body["messages"] = [{"to": number()} for _ in range(plan.batch)]
+        body["messages"] = [{"to": next(numbers)} for _ in range(plan.batch)]
     else:
-        body["to"] = number()
+        body["to"] = next(numbers)
         body |= {"otp": True} if plan.otp else {"text": TEXT}
     return json.dumps(body).encode()
 
@@ -96,18 +161,17 @@ class Connection(asyncio.Protocol):
     def __init__(self, load: "Load") -> None:
         self._load = load
         self._buffer = b""
-        self._sent_at_s = 0.0
+        self._due_s = 0.0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Wait for the start."""
         self.transport = transport  # type: ignore[assignment]
-        self._load.ready(self)
 
-    def send(self, request: bytes, since_s: float) -> None:
+    def send(self, request: bytes, due_s: float) -> None:
         """Send a request that was due at a moment."""
         assert self.transport is not None
-        self._sent_at_s = since_s
+        self._due_s = due_s
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -123,7 +187,7 @@ class Connection(asyncio.Protocol):
             self._buffer = buffer
             return
         self._buffer = b""
-        self._load.answered(self, buffer[9:12], self._sent_at_s)
+        self._load.answered(self, buffer[9:12], self._due_s)
 
     def connection_lost(self, _: Exception | None) -> None:
         """A lost connection ends the run: nothing here may close one."""
@@ -136,88 +200,116 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._requests = requests(plan)
-        self._latencies: list[float] = []
-        self._statuses: Counter[str] = Counter()
-        self._idle: list[Connection] = []
-        self._due: list[float] = []
+        self._outcome = Outcome()
+        self._statuses: Counter[bytes] = Counter()
+        self._idle: deque[Connection] = deque()
+        self._due: deque[float] = deque()
         self._begun_s = 0.0
         self._ends_s = 0.0
+        self._total = max(1, round(plan.rate_per_s * plan.seconds))
+        self._sent = 0
         self._open = 0
+        self._sending = False
         self._ended = asyncio.Event()
 
-    async def run(self) -> Outcome:
-        """Connect, send until the time is over, wait for the last answers."""
+    async def connect(self) -> None:
+        """Open all connections; so few that none is idle for so long that it would be closed."""
         loop = asyncio.get_running_loop()
+        plan = self._plan
+        enough = ceil(plan.rate_per_s * IDLE_S) if plan.rate_per_s else plan.connections
+        for _ in range(min(plan.connections, enough)):
+            _, connection = await loop.create_connection(
+                lambda: Connection(self), "127.0.0.1", self._plan.port
+            )
+            self._idle.append(connection)
+
+    async def run(self) -> Outcome:
+        """Send until the time is over, wait for the last answers."""
+        cpu_s = time.process_time()
+        self._outcome.begun_at_s = time.time()
         self._begun_s = time.perf_counter()
         self._ends_s = self._begun_s + self._plan.seconds
-        for _ in range(self._plan.connections):
-            await loop.create_connection(lambda: Connection(self), "127.0.0.1", self._plan.port)
         if self._plan.rate_per_s:
             await self._at_rate()
+        else:
+            while self._idle:
+                self._start(self._idle.popleft(), time.perf_counter())
         await self._ended.wait()
-        return self._outcome()
+        outcome = self._outcome
+        outcome.seconds = time.perf_counter() - self._begun_s
+        outcome.cpu_s = time.process_time() - cpu_s
+        outcome.statuses = {status.decode(): count for status, count in self._statuses.items()}
+        outcome.messages = outcome.statuses.get("202", 0) * max(1, self._plan.batch)
+        return outcome
 
     async def _at_rate(self) -> None:
-        sent = 0
-        while (now_s := time.perf_counter()) < self._ends_s:
-            wanted = int((now_s - self._begun_s) * self._plan.rate_per_s)
-            while sent < wanted:
-                due_s = self._begun_s + sent / self._plan.rate_per_s
-                sent += 1
-                if self._idle:
-                    self._start(self._idle.pop(), due_s)
-                else:
-                    self._due.append(due_s)
-            await asyncio.sleep(0.001)
-        self._due.clear()
+        self._sending = True
+        before_s = now_s = self._begun_s
+        while now_s < self._ends_s and not self._ended.is_set():
+            self._send_due(now_s)
+            await asyncio.sleep(TICK_S)
+            before_s, now_s = now_s, time.perf_counter()
+            late_ms = (now_s - before_s - TICK_S) * 1000
+            self._outcome.stalled_ms = max(self._outcome.stalled_ms, late_ms)
+        self._send_due(self._ends_s)
+        self._outcome.unsent = len(self._due)
+        while self._due:
+            self._note(self._due.popleft(), self._ends_s)
+        self._sending = False
         if not self._open:
             self._ended.set()
 
-    def ready(self, connection: Connection) -> None:
-        """A connection can send."""
-        if self._plan.rate_per_s:
-            self._idle.append(connection)
-        else:
-            self._start(connection, time.perf_counter())
+    def _send_due(self, now_s: float) -> None:
+        """Send what has become due, or have it wait for a connection."""
+        rate_per_s = self._plan.rate_per_s
+        due = min(int((now_s - self._begun_s) * rate_per_s) + 1, self._total)
+        while self._sent < due:
+            due_s = self._begun_s + self._sent / rate_per_s
+            self._sent += 1
+            if self._idle:
+                self._start(self._idle.popleft(), due_s)
+            else:
+                self._due.append(due_s)
 
-    def _start(self, connection: Connection, since_s: float) -> None:
+    def _start(self, connection: Connection, due_s: float) -> None:
         self._open += 1
-        connection.send(next(self._requests), since_s)
+        connection.send(next(self._requests), due_s)
 
-    def answered(self, connection: Connection, status: bytes, since_s: float) -> None:
+    def _note(self, due_s: float, now_s: float) -> None:
+        self._outcome.due_s.append(due_s - self._begun_s)
+        self._outcome.took_ms.append((now_s - due_s) * 1000)
+
+    def answered(self, connection: Connection, status: bytes, due_s: float) -> None:
         """Count an answer and go on."""
         now_s = time.perf_counter()
         self._open -= 1
-        self._latencies.append(now_s - since_s)
-        self._statuses[status.decode()] += 1
-        if now_s >= self._ends_s:
-            if not self._open:
-                self._ended.set()
-        elif not self._plan.rate_per_s:
+        self._note(due_s, now_s)
+        self._statuses[status] += 1
+        if self._due:
+            self._start(connection, self._due.popleft())
+        elif now_s < self._ends_s and not self._plan.rate_per_s:
             self._start(connection, now_s)
-        elif self._due:
-            self._start(connection, self._due.pop(0))
         else:
             self._idle.append(connection)
+        if not self._open and not self._sending:
+            self._ended.set()
 
     def lost(self) -> None:
         """Give up."""
-        if time.perf_counter() < self._ends_s:
-            self._statuses["lost"] += 1
-        self._ended.set()
+        if not self._ended.is_set():
+            self._statuses[b"lost"] += 1
+            self._ended.set()
 
-    def _outcome(self) -> Outcome:
-        spent_s = time.perf_counter() - self._begun_s
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        ordered = sorted(self._latencies) or [0.0]
-        count = len(self._latencies)
-        return Outcome(
-            answers=count,
-            messages=self._statuses["202"] * max(1, self._plan.batch),
-            statuses=dict(self._statuses),
-            seconds=spent_s,
-            cpu_s=usage.ru_utime + usage.ru_stime,
-            p50_ms=ordered[len(ordered) // 2] * 1000,
-            p99_ms=ordered[int(len(ordered) * 0.99)] * 1000,
-            max_ms=ordered[-1] * 1000,
-        )
+
+def run(plans: Sequence[Plan]) -> list[Outcome]:
+    """Run plans side by side in this process, to their ends."""
+    return uvloop.run(_run(plans))
+
+
+async def _run(plans: Sequence[Plan]) -> list[Outcome]:
+    loads = [Load(plan) for plan in plans]
+    for load in loads:
+        await load.connect()
+    # Nothing that is made here goes in circles; a collection would only be a stall.
+    gc.disable()
+    return list(await asyncio.gather(*(load.run() for load in loads)))

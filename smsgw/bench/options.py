@@ -1,0 +1,91 @@
+"""What each benchmark can be told, with the defaults its targets are meant for.
+
+Nothing heavy is imported here: the command line reads its defaults from this module.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Self
+
+_SCALED: Final = {"seconds": 1.0, "clients": 20, "backlog": 500, "messages": 1000}
+"""What ``scaled`` makes smaller, and the least it makes of it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all of them share."""
+
+    rounds: int = 3
+
+    def scaled(self, factor: float) -> Self:
+        """The same benchmark, smaller: one round, and a share of everything that takes time."""
+        smaller: dict[str, Any] = {"rounds": 1}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name in _SCALED:
+                smaller[one.name] = type(value)(max(_SCALED[one.name], value * factor))
+        return replace(self, **smaller)
+
+
+@dataclass(frozen=True)
+class Line(Options):
+    """``batch`` is messages a request; 0 is the single route."""
+
+    seconds: float = 8.0
+    clients: int = 10_000
+    connections: int = 64
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Otp(Options):
+    """Rates are requests a second; a batch is of 100 messages."""
+
+    seconds: float = 20.0
+    clients: int = 10_000
+    backlog: int = 1_000_000
+    latency_ms: int = 20
+    codes_per_s: float = 100.0
+    singles_per_s: float = 200.0
+    batches_per_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Fair(Options):
+    """``clients`` are the small ones; ``requests_per_s`` is what all of them send together."""
+
+    seconds: float = 15.0
+    clients: int = 200
+    backlog: int = 1_000_000
+    requests_per_s: float = 100.0
+    parts_per_s: float = 1_000.0
+
+
+@dataclass(frozen=True)
+class Steady(Options):
+    """``rounds`` are stretches of one run, so that nothing between them is missed."""
+
+    seconds: float = 180.0
+    clients: int = 10_000
+    connections: int = 64
+    rate: float = 1_157.0
+
+
+@dataclass(frozen=True)
+class History(Options):
+    """``messages`` are what is stored already; the rest is as for the line."""
+
+    seconds: float = 8.0
+    clients: int = 10_000
+    connections: int = 64
+    messages: int = 10_000_000
+
+
+@dataclass(frozen=True)
+class Memory(Options):
+    """``seconds`` are for draining alone, and again for draining while messages come in."""
+
+    seconds: float = 10.0
+    clients: int = 10_000
+    backlog: int = 1_000_000
+    singles_per_s: float = 200.0
+    batches_per_s: float = 5.0
