@@ -66,9 +66,15 @@ def measure(text: str) -> TextSize:
     return TextSize(coding.name, parts, characters)
 
 
-def split(text: str) -> list[str]:
-    """Cut a text that ``refuse_text`` lets pass into its parts, each as full as can be."""
+def split(text: str, *, wide_reference: bool = False) -> list[str]:
+    """Cut a text that ``refuse_text`` lets pass into its parts, each as full as can be.
+
+    A wide reference, of 16 bits, leaves room for one septet or UTF-16 unit less in each part, so
+    that there may be more parts than ``measure`` counts.
+    """
     coding = _GSM7 if _is_gsm7(text) else _UCS2
+    if wide_reference:
+        coding = coding._replace(part_units=coding.part_units - 1)
     return [coding.decode(part) for part in _cut(text, coding)]
 
 

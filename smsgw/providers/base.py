@@ -1,10 +1,33 @@
 """What an operator must be able to do, however it is reached."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
-from smsgw.models import Outcome
+from smsgw.models import Outcome, Verdict
+
+NO_SHARD: Final = -1
+"""The shard of a submission that belongs to no message, sent to try an operator out."""
+
+_DECIDING: Final = (
+    Verdict.REFUSED,
+    Verdict.UNKNOWN,
+    Verdict.FAILED,
+    Verdict.THROTTLED,
+    Verdict.NOT_SENT,
+    Verdict.ACCEPTED,
+)
+
+
+def fold(parts: Mapping[int, Outcome]) -> Outcome:
+    """What the outcomes of a message's parts come to: the worst, of equals that of the first part.
+
+    Args:
+        parts: one at least, counted from 1.
+    """
+    number = min(parts, key=lambda number: (_DECIDING.index(parts[number].verdict), number))
+    pauses = [part.retry_after_s for part in parts.values() if part.retry_after_s is not None]
+    return replace(parts[number], retry_after_s=max(pauses, default=None), parts=parts)
 
 
 @dataclass(slots=True)
@@ -54,6 +77,7 @@ class Sink(Protocol):
         reason: str | None,
         *,
         others: Sequence[str] = (),
+        about: tuple[int, str] | None = None,
         stored: Callable[[bool], None] | None = None,
     ) -> None:
         """Take a receipt.
@@ -64,6 +88,7 @@ class Sink(Protocol):
             word: what the operator says, for example ``DELIVRD``.
             reason: why, if it says so.
             others: further spellings under which the id may be known, the likelier first.
+            about: the recipient's digits and the sender, where the operator names them.
             stored: told, once, whether it is on disk; only then may it be acknowledged.
         """
         ...

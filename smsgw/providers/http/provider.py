@@ -1,0 +1,132 @@
+"""An operator with an HTTP interface: one request hands over a whole message."""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from smsgw.logs import get
+from smsgw.models import Outcome, Verdict
+from smsgw.operators import HttpProviderSettings
+from smsgw.providers.base import Accepted, Sink, Submission
+from smsgw.providers.http.client import AnswerLostError, Client, NotSentError
+from smsgw.providers.http.judge import Judge
+from smsgw.providers.http.polls import Polls
+from smsgw.providers.http.reading import Receipts
+from smsgw.providers.http.requests import Requests
+
+log = get(__name__)
+
+PAUSE_S: Final = 1.0
+"""After a connection that could not be made."""
+
+
+class HttpProvider:
+    """An operator that is described in settings."""
+
+    def __init__(self, name: str, settings: HttpProviderSettings) -> None:
+        """Prepare it.
+
+        Args:
+            name: the operator's.
+            settings: what it is sent and what it answers.
+
+        Raises:
+            SettingsError: a file for TLS cannot be used.
+        """
+        self.name = name
+        self._settings = settings
+        self._requests = Requests(name, settings)
+        self._client = Client(name, settings)
+        self._judge = Judge(settings, self._requests.hidden)
+        self._polls = Polls(name, settings, self._requests, self._client, Receipts(settings))
+        self._sink: Sink | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trouble: str | None = None
+        self._trouble_until_s = 0.0
+
+    async def start(self, sink: Sink) -> None:
+        """Make ready; connections are made when there is something to send."""
+        self._sink = sink
+        self._client.open()
+        self._polls.start(sink)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot be used: for a while after a fault that was not a message's."""
+        return self._trouble if time.monotonic() < self._trouble_until_s else None
+
+    def submit(self, submission: Submission) -> None:
+        """Send it; several at a time, as many as the window allows."""
+        self._keep(self._send(submission))
+
+    def state(self) -> Mapping[str, str | int]:
+        """How many messages wait for an answer, and how many are asked about."""
+        return {"unanswered": len(self._tasks), "asked_about": len(self._polls)}
+
+    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+        """It cannot: nothing in the settings says how."""
+
+    def restore(self, accepted: Sequence[Accepted]) -> None:
+        """Ask about what was accepted before a restart, where asking is the way."""
+        for message in accepted:
+            self._polls.add(message.provider_message_id)
+
+    async def stop(self) -> None:
+        """Leave what is unanswered, and close the connections."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._polls.stop()
+        await self._client.close()
+
+    async def _send(self, submission: Submission) -> None:
+        assert self._sink is not None
+        outcome = await self._outcome(submission)
+        self._sink.settled(self.name, submission, outcome)
+        if outcome.verdict is Verdict.ACCEPTED:
+            for part in (outcome.parts or {1: outcome}).values():
+                if part.provider_message_id:
+                    self._polls.add(part.provider_message_id)
+
+    async def _outcome(self, submission: Submission) -> Outcome:
+        if submission.accepted_parts:
+            # Another operator has some of it; this one would send all of it again.
+            return Outcome(Verdict.FAILED, detail="this operator takes whole messages only")
+        timeout_s = self._settings.response_timeout_s
+        if submission.otp:
+            timeout_s = min(timeout_s, submission.valid_s)
+        try:
+            answer = await self._client.ask(self._requests.submit(submission), timeout_s)
+        except NotSentError as error:
+            self._in_trouble(str(error), PAUSE_S)
+            return Outcome(Verdict.NOT_SENT, detail=str(error))
+        except AnswerLostError as error:
+            # A code may have less time than the operator: that is no sign of its health.
+            timed_out = error.timed_out and timeout_s == self._settings.response_timeout_s
+            return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=timed_out)
+        outcome, trouble = self._judge.outcome(answer, submission)
+        if trouble is not None:
+            self._in_trouble(trouble, self._settings.breaker_open_s)
+        elif outcome.verdict is Verdict.ACCEPTED and self._trouble is not None:
+            self._in_trouble(None, 0.0)
+        return outcome
+
+    def _in_trouble(self, why: str | None, pause_s: float) -> None:
+        """Rest for a while, or no more."""
+        assert self._sink is not None
+        self._trouble = why
+        self._trouble_until_s = time.monotonic() + pause_s
+        self._sink.changed(self.name)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Its flight ends as unknown when its time is over.
+            log.error("provider.failed", "a submit failed by a defect of ours", error=error)

@@ -1,0 +1,356 @@
+"""An operator that speaks SMPP 3.4."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+from math import ceil
+from typing import Final
+
+from smsgw.clock import rfc3339
+from smsgw.logs import get
+from smsgw.models import Outcome, Verdict
+from smsgw.operators import SmppProviderSettings
+from smsgw.providers.base import Accepted, Sink, Submission
+from smsgw.providers.smpp.bodies import Command, Pdu, ShortMessage
+from smsgw.providers.smpp.flights import Flight, Forms, Part
+from smsgw.providers.smpp.keeper import Keeper
+from smsgw.providers.smpp.link import Ending, Link
+from smsgw.providers.smpp.pdu import PduError, decode
+from smsgw.providers.smpp.receipt import NOTATIONS, canonical, keys, parse
+from smsgw.providers.smpp.segments import validity_period
+from smsgw.providers.smpp.status import ALARMING, CommandStatus, StatusClass, classify, name
+from smsgw.providers.tls import client_context
+
+log = get(__name__)
+
+WRITTEN_MAX: Final = 10_000
+"""Ids of one-time codes that are remembered as the operator wrote them, to cancel by."""
+_DIGITS_MAX: Final = 15
+_SHORT_CODE_DIGITS_MAX: Final = 8
+_BINDS: Final = {
+    "transceiver": (Command.BIND_TRANSCEIVER,),
+    "transmitter+receiver": (Command.BIND_TRANSMITTER, Command.BIND_RECEIVER),
+}
+_VERDICTS: Final = {
+    StatusClass.THROTTLED: Verdict.THROTTLED,
+    StatusClass.TEMPORARY: Verdict.FAILED,
+    StatusClass.REFUSED: Verdict.REFUSED,
+    StatusClass.LINK: Verdict.NOT_SENT,
+    StatusClass.LINK_CONFIG: Verdict.NOT_SENT,
+    # It may be this message that the two do not agree on: attempts are bounded.
+    StatusClass.PROTOCOL: Verdict.FAILED,
+}
+_ENDS_LINK: Final = frozenset({StatusClass.LINK, StatusClass.LINK_CONFIG, StatusClass.PROTOCOL})
+
+
+class SmppProvider:
+    """All binds with one operator, and what is under way on them."""
+
+    def __init__(self, name: str, settings: SmppProviderSettings) -> None:
+        """Prepare it.
+
+        Args:
+            name: the operator's.
+            settings: how it is reached, and what it wants.
+
+        Raises:
+            SettingsError: a file for TLS cannot be used.
+        """
+        self.name = name
+        self._settings = settings
+        self._forms = Forms(settings)
+        self._notation = NOTATIONS[settings.receipt_id]
+        self._classes = {
+            int(code, 16): StatusClass(kind) for code, kind in settings.status_classes.items()
+        }
+        tls = None
+        if settings.tls:
+            tls = client_context(
+                name, settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file
+            )
+        window = ceil(settings.window / settings.binds)
+        self._keepers = [
+            Keeper(name, settings, bind, window, tls, self)
+            for bind in _BINDS[settings.bind] * settings.binds
+        ]
+        self._sink: Sink | None = None
+        self._bound: list[Link] = []
+        self._senders: list[Link] = []
+        # Oldest first: all have the same time.
+        self._flights: dict[Flight, None] = {}
+        self._waiting: deque[Part] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+        self._written: dict[str, str] = {}
+        self._alarmed: set[int] = set()
+        self._trouble: str | None = "not connected yet"
+        self._since_ms = int(time.time() * 1000)
+
+    # What the gateway asks for.
+
+    async def start(self, sink: Sink) -> None:
+        """Begin to connect."""
+        self._sink = sink
+        for keeper in self._keepers:
+            keeper.start()
+        sink.changed(self.name)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be sent: no bind that sends is up."""
+        return self._trouble
+
+    def submit(self, submission: Submission) -> None:
+        """Send it, part by part, on whichever bind has least to do."""
+        try:
+            flight = self._forms.flight(submission, asyncio.get_running_loop().time())
+        except PduError as error:
+            self._settled(submission, Outcome(Verdict.REFUSED, detail=_told(error)))
+            return
+        if not self._forms.accepts(submission):
+            detail = "this operator takes whole messages only"
+            self._settled(submission, Outcome(Verdict.FAILED, detail=detail))
+        elif not flight.parts:
+            self._settled(submission, Outcome(Verdict.ACCEPTED, parts={}))
+        elif not self._senders:
+            self._settled(submission, Outcome(Verdict.NOT_SENT, detail=self._trouble))
+        else:
+            self._flights[flight] = None
+            if submission.otp:
+                self._waiting.extendleft(reversed(flight.parts))
+            else:
+                self._waiting.extend(flight.parts)
+            self._send_waiting()
+            self._watch()
+
+    def state(self) -> Mapping[str, str | int]:
+        """The binds, and what waits for what."""
+        return {
+            "binds": f"{len(self._bound)} of {len(self._keepers)} bound",
+            "outstanding": sum(link.outstanding for link in self._bound),
+            "waiting": len(self._waiting),
+            "receipts_held": sum(link.held for link in self._bound),
+            "since": rfc3339(self._since_ms),
+        }
+
+    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+        """Send a cancel_sm where the operator knows it; nobody waits for what it says."""
+        if not self._settings.cancel or not self._senders:
+            return
+        written = self._written.pop(provider_message_id, provider_message_id)
+        try:
+            self._senders[0].request(Command.CANCEL_SM, self._forms.cancel(submission, written))
+        except PduError as error:
+            log.warning("smpp.cancel", "a cancel_sm cannot be written", why=_told(error))
+        else:
+            log.info("smpp.cancel", "asked the operator to cancel", message=submission.reference)
+
+    def restore(self, accepted: Sequence[Accepted]) -> None:
+        """Nothing: an SMSC reports by itself, also after a restart."""
+
+    async def stop(self) -> None:
+        """Unbind, and close; by then all that was submitted has an outcome."""
+        self._stopped = True
+        self._senders.clear()
+        self._look_at_trouble("the gateway stops")
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
+        if self._timer is not None:
+            self._timer.cancel()
+        assert not self._flights, "every link has told what became of its submits"
+
+    # What links tell.
+
+    def bound(self, link: Link) -> None:
+        """See ``Owner.bound``."""
+        self._bound.append(link)
+        if link.sends and not self._stopped:
+            self._senders.append(link)
+            self._look_at_trouble("")
+
+    def ending(self, link: Link, ending: Ending) -> None:
+        """See ``Owner.ending``."""
+        if link in self._senders:
+            self._senders.remove(link)
+            self._look_at_trouble(ending.why)
+
+    def lost(self, link: Link, ending: Ending, unsent: list[Part], unanswered: list[Part]) -> None:
+        """See ``Owner.lost``."""
+        if link in self._bound:
+            self._bound.remove(link)
+        for part in unsent:
+            part.carrier = None
+        self._waiting.extendleft(reversed(unsent))
+        self.ending(link, ending)
+        for part in unanswered:
+            detail = "the connection was lost before the answer"
+            self._take(part, Outcome(Verdict.UNKNOWN, detail=detail))
+        self._send_waiting()
+
+    def failed(self, ending: Ending) -> None:
+        """See ``KeeperOwner.failed``."""
+        self._look_at_trouble(ending.why)
+
+    def has_room(self) -> None:
+        """See ``Owner.has_room``."""
+        self._send_waiting()
+
+    def answered(self, link: Link, part: Part, status: int, message_id: str) -> None:
+        """See ``Owner.answered``."""
+        submission = part.flight.submission
+        if status == CommandStatus.ESME_ROK:
+            identifier = canonical(message_id, self._notation.response)
+            if submission.otp and self._settings.cancel and identifier != message_id:
+                self._remember(identifier, message_id)
+            self._take(part, self._forms.accepted(submission, identifier))
+        else:
+            kind = classify(status, self._classes)
+            detail = name(status)
+            pause_s = self._settings.throttle_pause_s if kind is StatusClass.THROTTLED else None
+            if status in ALARMING and status not in self._alarmed:
+                self._alarmed.add(status)
+                log.error("smpp.defect", "an operator cannot read a submit_sm", why=detail)
+            if kind in _ENDS_LINK:
+                hopeless = kind is StatusClass.LINK_CONFIG
+                link.end(f"the operator answers a submit with {detail}", hopeless=hopeless)
+            self._take(part, Outcome(_VERDICTS[kind], detail=detail, retry_after_s=pause_s))
+        if self._waiting:
+            self._send_waiting()
+
+    def delivered(self, link: Link, request: Pdu) -> None:
+        """See ``Owner.delivered``."""
+        assert self._sink is not None
+        try:
+            message = decode(request)
+        except PduError as error:
+            log.warning("smpp.unreadable", "a PDU cannot be read", why=_told(error))
+            link.reply(request, error.command_status)
+            return
+        assert isinstance(message, ShortMessage)
+        receipt = parse(message)
+        if receipt is None:
+            log.info(
+                "smpp.inbound",
+                "a handset wrote, and nobody reads it",
+                provider=self.name,
+                octets=len(message.octets),
+            )
+            link.reply(request, CommandStatus.ESME_ROK)
+        elif link.held > self._settings.receipts_max:
+            link.reply(request, CommandStatus.ESME_RX_T_APPN)
+        else:
+            identifier, *others = keys(receipt, self._notation) or ("",)
+            self._sink.received(
+                self.name,
+                identifier,
+                receipt.word,
+                receipt.reason,
+                others=others,
+                about=_about(message),
+                stored=partial(_acknowledge, link, request),
+            )
+
+    # What becomes of parts.
+
+    def _send_waiting(self) -> None:
+        """Send what waits, as long as there is room."""
+        waiting = self._waiting
+        while waiting and (link := self._roomiest()) is not None:
+            part = waiting.popleft()
+            if part.number not in part.flight.outcomes:
+                self._send(part, link)
+        if waiting and not self._senders:
+            self._waiting = deque()
+            for part in waiting:
+                if part.number not in part.flight.outcomes:
+                    self._take(part, Outcome(Verdict.NOT_SENT, detail=self._trouble))
+
+    def _roomiest(self) -> Link | None:
+        found, fewest = None, 0
+        for link in self._senders:
+            if link.free > 0 and (found is None or link.outstanding < fewest):
+                found, fewest = link, link.outstanding
+        return found
+
+    def _send(self, part: Part, link: Link) -> None:
+        left_s = part.flight.expires_at_s - asyncio.get_running_loop().time()
+        if left_s <= 0:
+            self._take(part, Outcome(Verdict.NOT_SENT, detail="its time was over"))
+            return
+        part.message.validity_period = validity_period(left_s)
+        try:
+            link.send(part)
+        except PduError as error:
+            self._take(part, Outcome(Verdict.REFUSED, detail=_told(error)))
+
+    def _take(self, part: Part, outcome: Outcome) -> None:
+        """Take the outcome of a part; the last one, or a late one, is told."""
+        flight = part.flight
+        flight.outcomes[part.number] = outcome
+        if flight.complete:
+            self._flights.pop(flight, None)
+            self._settled(flight.submission, flight.outcome())
+
+    def _settled(self, submission: Submission, outcome: Outcome) -> None:
+        assert self._sink is not None
+        self._sink.settled(self.name, submission, outcome)
+
+    def _watch(self) -> None:
+        """Wake up when the oldest flight is due."""
+        if self._timer is None and self._flights:
+            due_s = next(iter(self._flights)).due_s
+            self._timer = asyncio.get_running_loop().call_at(due_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """Wait no longer for what is due."""
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        for flight in list(takewhile(lambda flight: flight.due_s <= now_s, self._flights)):
+            for part in flight.parts:
+                if part.number in flight.outcomes:
+                    continue
+                if part.carrier is not None and part.carrier.give_up(part):
+                    self._take(
+                        part, Outcome(Verdict.UNKNOWN, detail="no answer in time", timed_out=True)
+                    )
+                else:
+                    self._take(part, Outcome(Verdict.NOT_SENT, detail="no room in time"))
+        self._send_waiting()
+        self._watch()
+
+    def _look_at_trouble(self, why: str) -> None:
+        """Tell whether anything can be sent, if that is another now."""
+        trouble = None if self._senders else why
+        if trouble != self._trouble:
+            if trouble is None or self._trouble is None:
+                self._since_ms = int(time.time() * 1000)
+            self._trouble = trouble
+            if self._sink is not None:
+                self._sink.changed(self.name)
+        self._send_waiting()
+
+    def _remember(self, identifier: str, written: str) -> None:
+        self._written[identifier] = written
+        if len(self._written) > WRITTEN_MAX:
+            del self._written[next(iter(self._written))]
+
+
+def _acknowledge(link: Link, request: Pdu, stored: bool) -> None:
+    link.reply(request, CommandStatus.ESME_ROK if stored else CommandStatus.ESME_RX_T_APPN)
+
+
+def _about(message: ShortMessage) -> tuple[int, str] | None:
+    """Whose receipt it is: the recipient's digits and our sender, where both can be told."""
+    recipient = message.source.value.removeprefix("+")
+    sender = message.destination.value
+    if not (recipient.isascii() and recipient.isdecimal()) or len(recipient) > _DIGITS_MAX:
+        return None
+    if sender.isascii() and sender.isdecimal() and len(sender) > _SHORT_CODE_DIGITS_MAX:
+        sender = f"+{sender}"
+    return int(recipient), sender
+
+
+def _told(error: PduError) -> str:
+    return f"{name(error.command_status)}: {error}"

@@ -1,0 +1,44 @@
+"""TLS with operators: their certificates are always checked, ours is shown where one is set."""
+
+import ssl
+from collections.abc import Callable
+from typing import TypeVar
+
+from smsgw.errors import SettingsError
+
+T = TypeVar("T")
+
+
+def client_context(name: str, ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
+    """The rules for TLS with one operator.
+
+    Args:
+        name: the operator's.
+        ca_file: certificates to trust in place of the system's; "" for the system's.
+        cert_file: our certificate; "" for none.
+        key_file: its key, where that is not in the same file.
+
+    Raises:
+        SettingsError: a file cannot be read, or is not what it should be.
+    """
+    context = ssl.create_default_context() if not ca_file else None
+    if context is None:
+        context = _loaded(name, "tls_ca_file", lambda: ssl.create_default_context(cafile=ca_file))
+    ours = context
+    if cert_file:
+        # Without a password it would ask at the terminal for one.
+        _loaded(
+            name,
+            "tls_cert_file",
+            lambda: ours.load_cert_chain(cert_file, key_file or None, lambda: b""),
+        )
+    return context
+
+
+def _loaded(name: str, key: str, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except OSError as error:
+        why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else None
+        mistake = f"providers.{name}.{key}: {why or 'cannot be used'}"
+        raise SettingsError(mistake, mistakes=[mistake]) from error

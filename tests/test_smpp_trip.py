@@ -1,0 +1,256 @@
+"""The whole trip through an operator that speaks SMPP: from the request to the money."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from smsgw.api.app import public_app
+from smsgw.gateway import Gateway
+from smsgw.ids import uuid_text
+from tests.conftest import OpenGateway
+from tests.pdus import (
+    CANCEL_SM,
+    DELIVER_SM,
+    OK,
+    QUEUE_FULL,
+    RESPONSE,
+    SUBMIT_SM,
+    THROTTLED,
+    hex_ids,
+)
+from tests.smpp_operator import LONG
+from tests.smsc import Smsc, accepted, dropped, held, in_turn, refused, reported, silent
+from tests.support import account_of, add_client, assert_clean, flushed
+
+TO = "+989121234567"
+
+
+class Site:
+    """A gateway with one operator, as seen through its HTTP routes."""
+
+    def __init__(self, gateway: Gateway, http: httpx2.AsyncClient, client_id: bytes) -> None:
+        self.gateway = gateway
+        self.http = http
+        self.client_id = client_id
+
+    async def send(self, status: int = 202, **changes: Any) -> Any:
+        request = {"to": TO, "from": "ACME", "text": "hello", **changes}
+        request["client_id"] = uuid_text(self.client_id)
+        answer = await self.http.post("/v1/messages", json=request)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def message(self, sent: Any, **wait: Any) -> Any:
+        return (await self.http.get(f"/v1/messages/{sent['message_id']}", params=wait)).json()
+
+    async def ended(self, sent: Any) -> Any:
+        """A message once it is final."""
+        return await self.message(sent, wait_s=20)
+
+    async def is_in(self, sent: Any, *statuses: str) -> Any:
+        """A message once it is in one of these states."""
+        while (message := await self.message(sent))["status"] not in statuses:
+            await flushed(self.gateway)
+        return message
+
+    async def balance(self) -> tuple[int, int, int]:
+        account = await account_of(self.gateway, self.client_id)
+        return account.credits_cents, account.held_cents, account.charged_cents
+
+
+@asynccontextmanager
+async def site_with(
+    gateway_of: OpenGateway, smsc: Smsc, more: dict[str, dict[str, Any]] | None = None, **own: Any
+) -> AsyncIterator[Site]:
+    """A gateway that is bound to an SMSC and has no other operator."""
+    one = {
+        "kind": "smpp",
+        "host": smsc.host,
+        "port": smsc.port,
+        "system_id": "esme",
+        "password": "secret",
+        "reconnect_min_s": 0.001,
+        "unbind_timeout_s": 0.05,
+        **own,
+    }
+    gateway = await gateway_of(
+        {
+            "dev": {"allow_providers": True},
+            "server": {"shutdown_s": 0.05},
+            "providers": {"mock": {"enabled": False}, "op": one},
+            **(more or {}),
+        },
+        manual=False,
+    )
+    await smsc.binds()
+    client_id = await add_client(gateway)
+    transport = httpx2.ASGITransport(app=public_app(gateway))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
+        yield Site(gateway, http, client_id)
+    await assert_clean(gateway)
+    await gateway.close()
+
+
+async def test_a_message_is_sent_reported_and_paid(gateway_of: OpenGateway) -> None:
+    async with (
+        Smsc(system_id="esme", password="secret") as smsc,
+        site_with(gateway_of, smsc) as site,
+    ):
+        message = await site.ended(await site.send())
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+        assert message["provider_message_id"] == smsc.submits[0].message_id
+        assert await site.balance() == (995, 0, 5)
+        (acknowledged,) = await smsc.saw(DELIVER_SM | RESPONSE)
+        assert acknowledged.status == OK
+
+
+async def test_many_messages_each_arrive_once(gateway_of: OpenGateway) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, window=7, binds=2) as site:
+        await smsc.binds(2)
+        smsc.ids = hex_ids()
+        sent = [await site.send(text=f"number {number}") for number in range(60)]
+        for one in sent:
+            assert (await site.ended(one))["status"] == "DELIVERED"
+        assert {pdu.text for pdu in smsc.submits} == {f"number {n}" for n in range(60)}
+        assert len(smsc.submits) == 60
+        assert smsc.outstanding_max <= 4
+        await smsc.saw(DELIVER_SM | RESPONSE, 60)
+        assert await site.balance() == (700, 0, 300)
+
+
+async def test_a_long_message_is_delivered_when_all_its_parts_are(gateway_of: OpenGateway) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.on[SUBMIT_SM] = in_turn(accepted(), held("receipts", reported()))
+        sent = await site.send(text=LONG)
+        await smsc.saw(SUBMIT_SM, 3)
+        smsc.release("receipts", 2)
+        await smsc.saw(DELIVER_SM | RESPONSE, 2)
+        assert (await site.message(sent))["status"] == "SENT"
+        smsc.release("receipts")
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 15)
+
+
+async def test_only_the_parts_that_are_missing_are_sent_again(gateway_of: OpenGateway) -> None:
+    async with (
+        Smsc() as smsc,
+        site_with(gateway_of, smsc, {"delivery": {"retry_base_s": 0.001}}) as site,
+    ):
+        standard = in_turn(accepted(), reported())
+        smsc.first(SUBMIT_SM, standard, refused(QUEUE_FULL), standard)
+        message = await site.ended(await site.send(text=LONG))
+        assert (message["status"], message["attempts"]) == ("DELIVERED", 2)
+        assert [pdu.part[1] for pdu in smsc.submits] == [1, 2, 3, 2]
+
+
+async def test_a_refusal_gives_the_money_back_and_too_fast_is_no_failure(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, throttle_pause_s=0.01) as site:
+        smsc.first(SUBMIT_SM, refused(0x0B), refused(THROTTLED))
+        message = await site.ended(await site.send())
+        assert (message["status"], message["last_error"]) == (
+            "FAILED_PERM",
+            "ESME_RINVDSTADR (0x0B)",
+        )
+        assert await site.balance() == (1000, 0, 0)
+        message = await site.ended(await site.send())
+        assert (message["status"], message["attempts"]) == ("DELIVERED", 1)
+
+
+async def test_a_message_waits_for_a_bind_and_goes_out_once(gateway_of: OpenGateway) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.stop_listening()
+        smsc.drop_all()
+        provider = site.gateway.providers["op"]
+        while provider.trouble is None:
+            await flushed(site.gateway)
+        sent = await site.send()
+        await flushed(site.gateway)
+        message = await site.message(sent)
+        assert (message["status"], message["attempts"]) == ("QUEUED", 0)
+        refused_code = await site.send(503, otp=True, text="code")
+        assert refused_code["submitted"] is False
+        ready = await site.http.get("/ready")
+        assert ready.status_code == 503
+        await smsc.listen()
+        message = await site.ended(sent)
+        assert (message["status"], message["attempts"]) == ("DELIVERED", 1)
+        assert len(smsc.submits) == 1
+
+
+async def test_a_lost_answer_is_found_again_by_its_receipt(gateway_of: OpenGateway) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.first(SUBMIT_SM, dropped())
+        sent = await site.send()
+        message = await site.is_in(sent, "UNCERTAIN")
+        assert message["last_error"] == "the connection was lost before the answer"
+        await smsc.binds()
+        smsc.submits[0].report()
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+        assert len(smsc.submits) == 1
+
+
+async def test_a_receipt_before_the_answer_is_acknowledged_and_counts(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.on[SUBMIT_SM] = in_turn(reported(), held("answer"))
+        sent = await site.send()
+        assert (await smsc.saw(DELIVER_SM | RESPONSE))[0].status == OK
+        smsc.release("answer")
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+
+
+async def test_a_code_is_taken_refused_or_too_late(gateway_of: OpenGateway) -> None:
+    async with (
+        Smsc() as smsc,
+        site_with(gateway_of, smsc, {"otp": {"deadline_ms": 300}}, cancel=True) as site,
+    ):
+        sent = await site.send(200, otp=True, text="code {code}")
+        assert (sent["status"], sent["confirmed_by"]) == ("SENT", "operator")
+        assert smsc.submits[0].text == f"code {sent['otp_code']}"
+        assert smsc.submits[0]["validity_period"] == "000000000001000R"
+        smsc.first(SUBMIT_SM, refused(0x0B))
+        failed = await site.send(503, otp=True, text="code {code}")
+        assert failed["submitted"] is True
+        smsc.first(SUBMIT_SM, held("late", accepted("0A0B0C0D")))
+        late = await site.send(503, otp=True, text="code {code}")
+        assert late["submitted"] is True
+        smsc.release("late")
+        message = await site.is_in(sent, "DELIVERED", "SENT")
+        assert message["charged"] in (0, 5)
+        await flushed(site.gateway)
+        for cancel in smsc.of(CANCEL_SM):
+            assert cancel["message_id"] == "0A0B0C0D"
+        assert (await site.balance())[0] == 995
+
+
+@pytest.mark.parametrize("action", [silent, held("never")])
+async def test_stopping_leaves_nothing_in_doubt_but_what_is(
+    gateway_of: OpenGateway, action: Any
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, window=1) as site:
+        smsc.on[SUBMIT_SM] = action
+        sent = [await site.send(text=f"number {number}") for number in range(3)]
+        await smsc.saw(SUBMIT_SM)
+        await site.gateway.close()
+        gateway = await gateway_of(serve=False)
+        statuses = []
+        for one in sent:
+            from uuid import UUID
+
+            from smsgw.ids import number_of
+
+            identifier = UUID(one["message_id"]).bytes
+            shard = gateway.shards.of_message(identifier)
+            (row,) = await shard.store.read("get_message", number_of(identifier))
+            statuses.append(row[4])
+        assert sorted(statuses) == [1, 1, 4]
+        await assert_clean(gateway)
+        await gateway.close()
