@@ -388,6 +388,9 @@ class AdmitBatch(Request):
         if self.all_or_nothing:
             self._check_all(turn, account)
         batch = self._batch(turn, account)
+        if self.progress is not None and batch.done != self.progress.batch.done:
+            # Another gateway has taken the batch up.
+            raise IdempotencyInProgress(retry_after_s=1)
         results: dict[int, Accepted | Rejected] = {}
         rejections = json.loads(batch.rejections)
         for index, item in enumerate(self.items, batch.done):

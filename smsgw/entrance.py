@@ -23,6 +23,7 @@ from smsgw.clock import Clock
 from smsgw.errors import (
     ExpressGuaranteeUnavailable,
     IdempotencyInProgress,
+    InvalidRecipient,
     InvalidRequest,
     ShuttingDown,
     SmsgwError,
@@ -30,7 +31,8 @@ from smsgw.errors import (
     TextTooLong,
     TooManyRequests,
 )
-from smsgw.fairness import Allotter, Bucket
+from smsgw.fairness import Allotter
+from smsgw.links import Bucket
 from smsgw.metrics import Metrics
 from smsgw.models import ANSWER_RUNNING, Batch, Lane, Rules
 from smsgw.numbers import Numbers, sender
@@ -78,6 +80,7 @@ class Entrance:
         self.closed = False
         self.disk_full = False
         self._limits = settings.limits
+        self._refuses_unrouted = settings.limits.unrouted == "refuse"
         self._regular_share = settings.delivery.regular_share
         self._clock = clock
         self._routing = routing
@@ -96,7 +99,7 @@ class Entrance:
         """Check, count and price a message.
 
         Raises:
-            InvalidRecipient: its recipient is no E.164 number.
+            InvalidRecipient: its recipient is no E.164 number, or one that nobody serves.
             InvalidSender: its sender is no number, short code or name.
             InvalidRequest: its text holds what no text may.
             TextTooLong: it needs too many parts.
@@ -116,6 +119,8 @@ class Entrance:
         if size.parts > parts_max:
             raise TextTooLong(f"The text needs {size.parts} parts; {parts_max} are allowed.")
         digits = int(recipient[1:])
+        if self._refuses_unrouted and not self._routing.eligible(digits):
+            raise InvalidRecipient("No operator serves this number.")
         return Draft(
             digits,
             source,
@@ -245,7 +250,7 @@ class Entrance:
         rate_per_s = sum(
             link.healthy_rate_per_s()
             for name in self._allotter.routes.get(route, ())
-            if (link := self._allotter.links[name]).usable and not link.paused
+            if (link := self._allotter.links[name]).counts
         )
         return 0.9 * self._guarantee_s() * rate_per_s * (1 - self._regular_share)
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from smsgw import lifecycle
+from smsgw.links import Link
 from smsgw.models import QUANTUM, Account, Lane, Message, Status
 from smsgw.turn import OUTCOME, Item, QueueKey, QueuePlace, Request, Turn, Wants
 
@@ -27,9 +28,6 @@ CLAIMS_MAX: Final = 256
 HEADS_MORE: Final = 8
 SHELVED_MAX: Final = 200
 AHEAD_MIN: Final = 4
-ANSWER_WEIGHT: Final = 0.1
-ANSWER_S_MIN: Final = 0.1
-"""No operator is counted on for more than ten windows a second, however fast it answers."""
 
 
 def admit(turn: Turn, message: Message, account: Account) -> None:
@@ -82,6 +80,11 @@ class Claim(Item):
             if self.waiting.get(key):
                 # A few more than granted: some may have been cancelled or paused meanwhile.
                 wants.heads[key] = wants.heads.get(key, HEADS_MORE) + grant.parts
+
+    @property
+    def units(self) -> int:  # type: ignore[override]
+        """How many parts it has claimed."""
+        return sum(grant.used for grant in self.grants)
 
     def decide(self, turn: Turn) -> None:
         """Claim, in order of rank, what is on disk and what this turn has queued."""
@@ -171,96 +174,6 @@ def _shelve(turn: Turn, message: Message) -> None:
     turn.touch(message)
     message.route = shelf(message.route)
     turn.enqueue(message)
-
-
-@dataclass(slots=True)
-class Bucket:
-    """A token bucket in parts; a rate of 0 means no limit.
-
-    It holds at most ``burst_s`` seconds of its rate, and may be overdrawn by what must not wait.
-    """
-
-    rate_per_s: float
-    burst_s: float = 0.05
-    tokens: float = 0.0
-    at_s: float = 0.0
-
-    def refill(self, now_s: float) -> float:
-        """Add what time has brought; returns the tokens there are."""
-        most = max(1.0, self.rate_per_s * self.burst_s)
-        self.tokens = min(most, self.tokens + (now_s - self.at_s) * self.rate_per_s)
-        self.at_s = now_s
-        return self.tokens
-
-
-@dataclass(slots=True)
-class Link:
-    """What the allotter knows of one operator: its window, its tokens, and whether to use it.
-
-    ``in_flight`` counts parts claimed and not answered yet, ``answer_s`` is how long an answer
-    takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places. The otp
-    share of the window is kept free for one-time codes.
-    """
-
-    name: str
-    window: int
-    bucket: Bucket
-    weight: int = 1
-    priority: int = 0
-    otp_share: float = 0.1
-    usable: bool = True
-    paused: bool = False
-    resume_at_s: float = 0.0
-    in_flight: int = 0
-    answer_s: float = 1.0
-    otp_waiting: int = 0
-
-    def takes(self, now_s: float) -> bool:
-        """Whether it takes messages now, places aside."""
-        return self.usable and not self.paused and now_s >= self.resume_at_s
-
-    def free(self, now_s: float) -> int:
-        """How many parts the queue may claim for it now."""
-        if not self.takes(now_s):
-            return 0
-        # A share of a small window is a place of its own, never none.
-        kept = ceil(self.window * self.otp_share - _ROUNDING)
-        places = max(1, self.window - kept) - self.in_flight - self.otp_waiting
-        if self.bucket.rate_per_s:
-            places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
-        return max(0, places)
-
-    def wait_s(self, now_s: float) -> float | None:
-        """After how long time alone frees places; None where only an answer does."""
-        if not self.usable or self.paused:
-            return None
-        if now_s < self.resume_at_s:
-            return self.resume_at_s - now_s
-        if self.bucket.rate_per_s and self.bucket.tokens < 1:
-            return max(0.001, (1 - self.bucket.tokens) / self.bucket.rate_per_s)
-        return None
-
-    def take(self, parts: int) -> None:
-        """Reserve places and tokens."""
-        self.in_flight += parts
-        if self.bucket.rate_per_s:
-            self.bucket.tokens -= parts
-
-    def give_back(self, parts: int, *, tokens: bool) -> None:
-        """Free places; with the tokens where nothing was sent."""
-        self.in_flight -= parts
-        assert self.in_flight >= 0, "more places freed than taken"
-        if tokens and self.bucket.rate_per_s:
-            self.bucket.tokens += parts
-
-    def healthy_rate_per_s(self) -> float:
-        """Parts a second it can be counted on for: a window an answer, at most its limit."""
-        rate_per_s = self.window / max(self.answer_s, ANSWER_S_MIN)
-        return min(rate_per_s, self.bucket.rate_per_s or rate_per_s)
-
-    def answered(self, duration_s: float) -> None:
-        """Learn how long it took to answer."""
-        self.answer_s += ANSWER_WEIGHT * (duration_s - self.answer_s)
 
 
 @dataclass(slots=True)
@@ -354,13 +267,25 @@ class Allotter:
             if lane is None or queue_lane == lane
         )
 
-    def grants(self, shard: int, fresh: int, now_s: float) -> list[Grant]:
+    def waiting_for(self, provider: str) -> int:
+        """How many messages wait that may go to an operator."""
+        return sum(
+            count
+            for view in self._shards.values()
+            for (route, _), count in view.waiting.items()
+            if provider in self.routes.get(route, ())
+        )
+
+    def grants(
+        self, shard: int, fresh: int, now_s: float, parts_max: int = CLAIMS_MAX
+    ) -> list[Grant]:
         """What a shard's turn may claim; places are reserved until ``settle_grants``.
 
         Args:
             shard: the shard whose turn begins.
             fresh: how many new messages the turn may bring.
             now_s: monotonic seconds.
+            parts_max: how much the turn may claim of a route.
         """
         if self.paused or self.stopped:
             return []
@@ -370,8 +295,9 @@ class Allotter:
             stored = {lane: view.waiting.get((route, lane), 0) for lane in _LANES}
             if fresh or any(stored.values()):
                 free, rivals = self._free(route, now_s)
-                if any(free.values()):
-                    found += self._share_out(shard, route, stored, fresh, free, rivals)
+                places = min(sum(free.values()), parts_max)
+                if places:
+                    found += self._share_out(shard, route, stored, fresh, free, rivals, places)
         return found
 
     def _free(self, route: int, now_s: float) -> tuple[dict[str, int], int]:
@@ -403,9 +329,9 @@ class Allotter:
         fresh: int,
         free: dict[str, int],
         rivals: int,
+        places: int,
     ) -> list[Grant]:
-        """Divide a route's free places over its lanes: express first, but never all."""
-        places = min(sum(free.values()), CLAIMS_MAX)
+        """Divide some of a route's free places over its lanes: express first, but never all."""
         express = self._waits[route, Lane.EXPRESS]
         regular = self._waits[route, Lane.REGULAR]
         for_express = places - self._kept(route, places, regular)
@@ -533,7 +459,7 @@ class Allotter:
         """Reserve places on an operator for a code that is sent now; tokens may be overdrawn."""
         for name in self._in_order(names):
             link = self.links[name]
-            if link.takes(now_s):
+            if link.takes(now_s) and not (link.probes() and link.in_flight):
                 if link.bucket.rate_per_s:
                     link.bucket.refill(now_s)
                     if link.bucket.tokens < -link.bucket.rate_per_s:

@@ -9,27 +9,26 @@ import asyncio
 import contextlib
 import gc
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from smsgw.clock import JUMP_MS, Clock, SystemClock
 from smsgw.entrance import Entrance
-from smsgw.errors import SettingsError, StorageUnavailable
-from smsgw.fairness import Allotter, Bucket, Link, Unshelve
-from smsgw.ids import NUMBER_MAX
+from smsgw.errors import StorageUnavailable
+from smsgw.fairness import Allotter, Unshelve
+from smsgw.fleet import Fleet, doubts
 from smsgw.logs import get
 from smsgw.metrics import Metrics
-from smsgw.models import Rules
-from smsgw.operators import MockProviderSettings
+from smsgw.models import Message, Rules
 from smsgw.otp import OtpDesk
-from smsgw.providers.base import Accepted, Provider
-from smsgw.providers.mock import MockProvider, Sandbox
+from smsgw.providers.base import Provider
+from smsgw.providers.mock import Sandbox
 from smsgw.receipts import Receipts
-from smsgw.recovery import recover_flights, reroute
-from smsgw.routing import Operator, Routing
-from smsgw.settings import Settings
-from smsgw.store.catalog import PAUSE_ALL
+from smsgw.recovery import recover_flights
+from smsgw.routing import Routing
+from smsgw.settings import Settings, differences
+from smsgw.store.base import SharedStore
 from smsgw.store.directory import DataDirectory, is_volatile
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
@@ -40,11 +39,10 @@ from smsgw.worker import Worker
 log = get(__name__)
 
 LOOK_S: Final = 0.1
-RESTORED_STEP: Final = 10_000
 _DAY_S: Final = 86_400
 
 
-def rules_from(settings: Settings) -> Rules:
+def rules_from(settings: Settings, without_receipts: Collection[str]) -> Rules:
     """The settings that decisions depend on, in the units decisions use."""
     delivery, limits, otp = settings.delivery, settings.limits, settings.otp
     return Rules(
@@ -64,9 +62,7 @@ def rules_from(settings: Settings) -> Rules:
         otp_valid_ms=round(otp.valid_s * 1000),
         otp_digits=otp.digits,
         idempotency_ms=round(limits.idempotency_s * 1000),
-        without_receipts=frozenset(
-            name for name, provider in settings.providers.items() if not provider.receipts
-        ),
+        without_receipts=without_receipts,
     )
 
 
@@ -91,30 +87,33 @@ class Gateway:
         self._closed = False
         self.clients_paused = 0
         self.metrics = Metrics()
-        self.rules = rules_from(settings)
+        # The fleet says which these are; they may change.
+        without_receipts: set[str] = set()
+        self.rules = rules_from(settings, without_receipts)
         self.sandbox = Sandbox() if dev else None
         self.allotter = Allotter(settings.delivery.regular_share)
-        enabled = {name: p for name, p in settings.providers.items() if p.enabled}
-        self.routing = Routing([Operator(name, tuple(p.prefixes)) for name, p in enabled.items()])
-        for name, provider in enabled.items():
-            self.allotter.links[name] = Link(
-                name,
-                provider.window,
-                Bucket(provider.rate_parts_per_s, at_s=clock.monotonic_s()),
-                provider.weight,
-                provider.priority,
-                settings.otp.window_share,
-            )
-        self.providers: Mapping[str, Provider] = {name: self._provider(name) for name in enabled}
+        self.routing = Routing([])
         self.receipts = Receipts(clock, shards, self.rules, self.metrics)
         self.worker = Worker(
             clock,
             self.allotter,
             shards,
             self.receipts,
+            self.routing,
             self.metrics,
             self.rules,
-            {name: p.response_timeout_s for name, p in enabled.items()},
+        )
+        self.fleet = Fleet(
+            settings.providers,
+            settings.otp.window_share,
+            without_receipts,
+            clock,
+            shards,
+            self.allotter,
+            self.routing,
+            self.worker,
+            self.metrics,
+            self.sandbox,
         )
         self.entrance = Entrance(
             settings, self.rules, clock, self.routing, self.allotter, shards, self.metrics
@@ -135,11 +134,10 @@ class Gateway:
         self._loops: asyncio.Task[None] | None = None
         self._beside: list[asyncio.Task[None]] = []
 
-    def _provider(self, name: str) -> Provider:
-        settings = self.settings.providers[name]
-        if isinstance(settings, MockProviderSettings):
-            return MockProvider(name, settings, self.sandbox)
-        raise SettingsError(f"providers.{name}.kind: unknown kind {settings.kind!r}")
+    @property
+    def providers(self) -> Mapping[str, Provider]:
+        """The operators that are connected, or about to be."""
+        return self.fleet.providers
 
     @classmethod
     async def open(
@@ -166,7 +164,7 @@ class Gateway:
         clock = clock or SystemClock()
         directory = DataDirectory.open(path, purpose)
         try:
-            shards = await Shards.open(directory, settings.store, clock.now_ms())
+            shards = await Shards.open(directory, settings.store, clock.now_ms(), settings.postgres)
         except BaseException:
             directory.close()
             raise
@@ -181,13 +179,8 @@ class Gateway:
 
     async def _start(self) -> None:
         """Give numbers to routes, start every shard's loop, and set V to where it was."""
-        numbers = await self.shards.catalog.routes(sorted(self.routing.sets()))
-        self.routing.number(numbers)
-        self.allotter.routes = {number: names for number, names in numbers.items() if names}
         self.allotter.stopped = True
-        self.allotter.paused = PAUSE_ALL in self.shards.catalog.paused
-        for name, link in self.allotter.links.items():
-            link.paused = name in self.shards.catalog.paused
+        await self.fleet.open()
         self.shards.start(
             self.clock,
             self.allotter,
@@ -201,25 +194,24 @@ class Gateway:
         await self.receipts.open()
         await self.count_paused()
 
-    def _hand_over(self, shard: Shard, messages: object) -> None:
-        self.worker.hand_over(shard, messages)  # type: ignore[arg-type]
+    def _hand_over(
+        self,
+        shard: Shard,
+        messages: Sequence[Message],
+        accepted_parts: Mapping[int, frozenset[int]],
+    ) -> None:
+        self.worker.hand_over(shard, messages, accepted_parts)
 
     async def serve(self) -> None:
         """Recover, connect to the operators, and begin to claim, send and sweep."""
         self._warn()
         await self._look_at_disk()
-        moved = await self.shards.catalog.changes("routing", self.routing.text())
+        await self.fleet.reroute()
         for shard in self.shards:
-            # Where prefixes have moved between operators, every queue is looked through.
-            kept = set() if moved else set(self.allotter.routes)
-            await reroute(shard, self.routing, kept)
             await recover_flights(shard, self.rules)
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
         await self.otp.open()
-        for name, provider in self.providers.items():
-            self.worker.providers[name] = provider
-            await provider.start(self.worker)
-        await self._restore()
+        await self.fleet.start()
         for shard in self.shards:
             self._sweepers.append(self._sweeper(shard))
         self._beside = [
@@ -229,6 +221,7 @@ class Gateway:
         # What is loaded by now lives as long as the process: no need to look at it again.
         gc.collect()
         gc.freeze()
+        await self.shards.serve(self.allotter)
         self.allotter.stopped = False
         self.serving = True
         self.worker.wake_soon()
@@ -241,10 +234,10 @@ class Gateway:
                 "this SQLite needs one writer per file, and that is what it gets",
                 version=sqlite3.sqlite_version,
             )
-        if is_volatile(self.directory.path):
+        if self.shards.server is None and is_volatile(self.directory.path):
             log.warning("store.volatile", "the data directory is in memory: nothing is durable")
-        if not self.providers:
-            log.warning("providers.none", "there is no operator: messages are taken and wait")
+        for doubt in doubts(self.settings.providers, self.settings.limits.unrouted):
+            log.warning("providers.doubt", doubt)
 
     def _sweeper(self, shard: Shard) -> Sweeper:
         settings = self.settings
@@ -260,24 +253,9 @@ class Gateway:
             messages_ms=round(
                 1000 * max(settings.retention.messages_days * _DAY_S, settings.limits.idempotency_s)
             ),
-            route=self.routing.route,
+            route=self.routing.again,
             dropped=self.receipts.dropped,
         )
-
-    async def _restore(self) -> None:
-        """Tell operators in this process what they had accepted before the restart."""
-        accepted: dict[str, list[Accepted]] = {}
-        for shard in self.shards:
-            before = NUMBER_MAX
-            while messages := await shard.store.accepted_open(before, RESTORED_STEP):
-                before = messages[-1].number
-                for message in messages:
-                    name = message.provider or ""
-                    if name in self.providers and message.provider_message_id:
-                        known = accepted.setdefault(name, [])
-                        known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
-        for name, of_one in accepted.items():
-            self.providers[name].restore(of_one)
 
     async def _look_after(self) -> None:
         """What is looked at all the time: lost answers, disk room, the clock, the loop's lag."""
@@ -300,30 +278,46 @@ class Gateway:
         await self._look_at_disk()
         for lane, name in enumerate(("regular", "express")):
             self.metrics.queue_waiting(name, self.allotter.waiting(lane))
-        for name, provider in self.providers.items():
-            up = provider.trouble is None
-            self.allotter.links[name].usable = up
-            self.metrics.provider_up(name, up)
+        self.fleet.look()
         for shard in self.shards:
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
-            # What waited for a time comes back on the route it was given then.
-            if any(self.routing.is_stale(route) for route, _ in shard.store.waiting):
-                await reroute(shard, self.routing, set(self.allotter.routes))
+            if isinstance(shard.store, SharedStore) and shard.store.orphans:
+                with contextlib.suppress(StorageUnavailable):
+                    await recover_flights(shard, self.rules)
         with contextlib.suppress(StorageUnavailable):
             await self.receipts.match_again(100)
 
     async def _look_at_disk(self) -> None:
+        if self.shards.server is not None:
+            # The room that counts is the server's, and it says itself when there is none.
+            return
         free_bytes = await asyncio.to_thread(self.directory.free_bytes)
         self.entrance.disk_full = free_bytes < self.settings.store.free_bytes_min
 
     async def pause(self, subject: str, *, paused: bool) -> None:
         """Stop, or resume, claiming for everything (``PAUSE_ALL``) or for one provider."""
         await self.shards.catalog.set_paused(subject, paused=paused)
-        if subject == PAUSE_ALL:
-            self.allotter.paused = paused
-        elif subject in self.allotter.links:
-            self.allotter.links[subject].paused = paused
+        self.fleet.read_pauses()
         self.worker.wake_soon()
+
+    async def reload(self, settings: Settings) -> None:
+        """Take over what may change while the gateway runs: the operators.
+
+        Raises:
+            SettingsError: one of them cannot be used; nothing has changed.
+        """
+        await self.fleet.reload(settings.providers)
+        waits = [
+            key
+            for key in differences(self.settings, settings)
+            if not key.startswith(("providers.", "log."))
+        ]
+        self.settings = self.settings.model_copy(
+            update={"providers": settings.providers, "log": settings.log}
+        )
+        log.info("settings.reloaded", "the settings were read again")
+        for key in waits:
+            log.warning("settings.waits", "this change needs a restart", key=key)
 
     async def count_paused(self) -> None:
         """Know how many clients are paused."""
@@ -355,6 +349,10 @@ class Gateway:
         for name, provider in self.providers.items():
             if (why := provider.trouble) is not None:
                 found[f"provider {name}"] = why
+            elif self.allotter.links[name].probes():
+                found[f"provider {name}"] = "it does not answer; its breaker is open"
+            elif self.fleet.changing(name):
+                found[f"provider {name}"] = "its connections are being exchanged or closed"
         return found
 
     async def drain(self) -> None:
@@ -367,8 +365,7 @@ class Gateway:
             await self.entrance.drain()
             for sweeper in self._sweepers:
                 sweeper.stop()
-            for provider in self.providers.values():
-                await provider.stop()
+            await self.fleet.stop()
             await self.receipts.drain()
 
     async def close(self) -> None:

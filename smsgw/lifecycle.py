@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from smsgw import ledger
+from smsgw import ledger, parts
 from smsgw.models import (
     FINAL_FROM,
     QUANTUM,
@@ -103,15 +103,34 @@ def queue_again(turn: Turn, message: Message, rank: int) -> None:
     turn.enqueue(message)
 
 
+NextRoute = Callable[[Message], tuple[int, bool]]
+"""The route for a message that its operator has failed to take, and whether another is ready."""
+
+
+def same_route(message: Message) -> tuple[int, bool]:
+    """There is no other operator."""
+    return message.route, False
+
+
 def settle(
     turn: Turn,
     message: Message,
     attempt: int,
     outcome: Outcome,
     rules: Rules,
+    next_route: NextRoute = same_route,
     jitter: Callable[[], float] = random.random,
 ) -> bool:
     """Write down what an operator answered to an attempt.
+
+    Args:
+        turn: the turn.
+        message: the message.
+        attempt: which attempt it answers.
+        outcome: the answer.
+        rules: the settings that count.
+        next_route: where a message goes that was not taken.
+        jitter: draws from 0 to 1, for the time until the next attempt.
 
     Returns:
         False where the message has moved on and the answer changes nothing.
@@ -120,6 +139,12 @@ def settle(
         turn.event(message, "late_answer", f"attempt {attempt}: {outcome.verdict}")
         return False
     verdict = outcome.verdict
+    if outcome.parts is not None:
+        assert message.provider is not None
+        parts.record(turn, message, message.provider, outcome.parts)
+        if verdict is Verdict.ACCEPTED and not parts.accepted(turn, message):
+            # A late answer to one part; nothing is known of another.
+            verdict = Verdict.UNKNOWN
     if message.status == Status.UNCERTAIN and verdict is Verdict.UNKNOWN:
         return False
     turn.touch(message)
@@ -129,9 +154,9 @@ def settle(
         message.last_error = outcome.detail
         finish(turn, message, Status.FAILED_PERM, Reason.REJECTED_BY_OPERATOR)
     elif verdict is Verdict.FAILED:
-        _failed(turn, message, outcome, rules, jitter)
+        _failed(turn, message, outcome, rules, next_route, jitter)
     elif verdict is Verdict.UNKNOWN:
-        _unknown(turn, message, outcome, rules, jitter)
+        _unknown(turn, message, outcome, rules, next_route, jitter)
     else:
         message.attempts -= 1
         _requeue_or_expire(turn, message)
@@ -140,7 +165,9 @@ def settle(
 
 def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> None:
     message.submitted_at_ms = turn.now_ms
-    message.provider_message_id = outcome.provider_message_id or None
+    message.provider_message_id = (
+        parts.first_id(turn, message) or outcome.provider_message_id or None
+    )
     message.last_error = None
     if message.provider in rules.without_receipts:
         message.status = int(Status.SENT)
@@ -152,10 +179,17 @@ def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> N
         message.express_missed = 1
     if rules.capture_on_sent:
         _capture(turn, message)
+    if outcome.parts is not None and parts.delivered(turn, message):
+        finish(turn, message, Status.DELIVERED, None)
 
 
 def _failed(
-    turn: Turn, message: Message, outcome: Outcome, rules: Rules, jitter: Callable[[], float]
+    turn: Turn,
+    message: Message,
+    outcome: Outcome,
+    rules: Rules,
+    next_route: NextRoute,
+    jitter: Callable[[], float],
 ) -> None:
     message.last_error = outcome.detail
     express = message.lane == Lane.EXPRESS
@@ -164,6 +198,10 @@ def _failed(
         finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
         return
     turn.event(message, "failed_temporarily", outcome.detail)
+    message.route, other_is_ready = next_route(message)
+    if other_is_ready:
+        _retry_at(turn, message, turn.now_ms)
+        return
     base_ms = rules.retry_base_ms / 2 if express else rules.retry_base_ms
     backoff_ms = min(base_ms * 2 ** (message.attempts - 1), rules.retry_max_ms) * jitter()
     _retry_at(turn, message, turn.now_ms + max(1, int(backoff_ms)))
@@ -190,7 +228,12 @@ def _requeue_or_expire(turn: Turn, message: Message) -> None:
 
 
 def _unknown(
-    turn: Turn, message: Message, outcome: Outcome, rules: Rules, jitter: Callable[[], float]
+    turn: Turn,
+    message: Message,
+    outcome: Outcome,
+    rules: Rules,
+    next_route: NextRoute,
+    jitter: Callable[[], float],
 ) -> None:
     message.last_error = outcome.detail or "no answer from the operator"
     if rules.on_uncertain == "wait":
@@ -198,7 +241,7 @@ def _unknown(
         turn.event(message, "uncertain", message.last_error)
         turn.at(turn.now_ms + rules.uncertain_ms, message, Timer.UNCERTAIN)
     elif rules.on_uncertain == "resend":
-        _failed(turn, message, outcome, rules, jitter)
+        _failed(turn, message, outcome, rules, next_route, jitter)
     else:
         finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
 
@@ -215,17 +258,34 @@ def receive(
     reason: str | None,
     provider_message_id: str | None,
     rules: Rules,
+    part: int = 0,
 ) -> None:
-    """Apply what an operator reported about a message it had accepted."""
+    """Apply what an operator reported about a message it had accepted.
+
+    Args:
+        turn: the turn.
+        message: the message.
+        word: what the operator says.
+        reason: why, if it says so.
+        provider_message_id: the operator's id.
+        rules: the settings that count.
+        part: of which part that is the id; 0 for the whole.
+    """
     status = RECEIPT_WORDS.get(word.upper())
     detail = f"{word}: {reason}" if reason else word
-    closed = message.is_final or message.status in WAITING
+    closed = message.is_final or (message.status in WAITING and not part)
     # A one-time code's caller has been told by then that it failed.
     late = message.lane == Lane.OTP and message.status == Status.SENDING
     late = late and turn.now_ms >= message.expires_at_ms
     if status is None or closed or late:
         turn.event(message, "receipt", detail)
         return
+    if part:
+        status = parts.report(turn, message, part, status)
+        if status is None:
+            return
+        if message.status == Status.QUEUED:
+            turn.dequeue(message)
     turn.touch(message)
     if message.submitted_at_ms is None:
         message.submitted_at_ms = turn.now_ms
@@ -233,8 +293,9 @@ def receive(
         message.provider_message_id = provider_message_id
     if status is not Status.DELIVERED:
         message.last_error = detail
-    if rules.capture_on_sent and message.status != Status.SENT and message.lane != Lane.OTP:
-        # It overtook the answer: what it would have found captured must be captured.
+    overtook = message.status != Status.SENT and (not part or parts.accepted(turn, message))
+    if rules.capture_on_sent and overtook and message.lane != Lane.OTP:
+        # What it would have found captured after the answer must be captured.
         _capture(turn, message)
     finish(turn, message, status, _REASON_OF.get(status))
 
@@ -318,4 +379,4 @@ def recover(turn: Turn, message: Message, rules: Rules) -> None:
         message.last_error = outcome.detail
         _retry_at(turn, message, turn.now_ms)
     else:
-        _unknown(turn, message, outcome, rules, lambda: 0.0)
+        _unknown(turn, message, outcome, rules, same_route, lambda: 0.0)

@@ -48,6 +48,11 @@ class _Gauges(dict[tuple[object, ...], Gauge]):
         self[values] = child
         return child
 
+    def forget(self, *values: str) -> None:
+        """Show a child no more."""
+        if self.pop(values, None) is not None:
+            self._gauge.remove(*values)
+
 
 class _Counts(Collector):
     """A counter with labels; ``known`` values show their zero before the first event."""
@@ -186,6 +191,10 @@ class Metrics:
     def provider_up(self, provider: str, up: bool) -> None:
         """Tell whether an operator is usable now."""
         self._provider_up[provider,].set(up)
+
+    def provider_gone(self, provider: str) -> None:
+        """Say nothing more about an operator that is no longer in the settings."""
+        self._provider_up.forget(provider)
 
     def receipt(self, result: str, receipts: int = 1) -> None:
         """Count receipts by what they did."""

@@ -4,8 +4,8 @@ Rows are plain mutable records: a turn works on them in memory and writes what h
 order of a row's fields is the order of its columns in ``store/sql``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
@@ -254,6 +254,20 @@ class ParkedReceipt:
     reason: str | None
 
 
+@dataclass(slots=True)
+class Part:
+    """A part that an operator has accepted, where it takes parts one by one, counted from 1.
+
+    ``status`` is ``SENT``, or how the part has ended.
+    """
+
+    message: int
+    part: int
+    provider: str
+    status: int
+    provider_message_id: str | None
+
+
 class Verdict(StrEnum):
     """What a submit came to, for one part."""
 
@@ -271,8 +285,9 @@ class Outcome:
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
     and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
-    have left and nothing came back. Where an operator takes parts one by one, ``parts`` has an
-    outcome for each part of this submit, counted from 1, and the rest is what they come to.
+    have left and nothing came back; ``timed_out``, that nothing did although the link was up. Where
+    an operator takes parts one by one, ``parts`` has an outcome for each part of this submit,
+    counted from 1, and the rest is what they come to.
     """
 
     verdict: Verdict
@@ -280,6 +295,7 @@ class Outcome:
     detail: str | None = None
     retry_after_s: float | None = None
     handset: bool = False
+    timed_out: bool = False
     parts: "Mapping[int, Outcome] | None" = None
 
 
@@ -303,4 +319,4 @@ class Rules:
     otp_valid_ms: int = 300_000
     otp_digits: int = 6
     idempotency_ms: int = 259_200_000
-    without_receipts: frozenset[str] = field(default_factory=frozenset)
+    without_receipts: Collection[str] = ()

@@ -9,6 +9,7 @@ work goes on in a task of its own, so a caller that hangs up changes nothing.
 import asyncio
 import contextlib
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 from smsgw.admission import Draft, KeyUse, Replay
@@ -16,8 +17,9 @@ from smsgw.clock import Clock
 from smsgw.codes import AcceptedByOperator, Close, Decided, Open, Verify, derive, undeliverable
 from smsgw.entrance import Entrance
 from smsgw.errors import OtpUndeliverable, StorageUnavailable, TooManyRequests
-from smsgw.fairness import Allotter, Link
+from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
+from smsgw.links import Link
 from smsgw.metrics import Metrics
 from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Rules, Status, Verdict
 from smsgw.providers.base import Submission
@@ -293,8 +295,11 @@ class OtpDesk:
                 answered.set_result(outcome)
 
         watcher: asyncio.Future[None] = loop.create_future()
+        ended = shard.watch(message.number)
         if handset:
             self._watchers[message.number] = watcher
+            # The receipt may come to another gateway.
+            ended.add_done_callback(partial(_pass_on, watcher))
         self._worker.submit_now(link.name, submission, take)
         try:
             async with asyncio.timeout(left_s):
@@ -306,6 +311,7 @@ class OtpDesk:
             pass
         finally:
             self._watchers.pop(message.number, None)
+            shard.unwatch(message.number, ended)
         if close is None:
             decide(answered.result() if answered.done() else None)
         assert close is not None
@@ -338,6 +344,12 @@ class OtpDesk:
             await asyncio.wait(set(self._tasks))
 
 
+def _pass_on(watcher: asyncio.Future[None], _ended: asyncio.Future[None]) -> None:
+    """Tell a code that waits for its handset that it has ended."""
+    if not watcher.done():
+        watcher.set_result(None)
+
+
 def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Submission:
     """The one attempt to hand a code over; its text is nowhere else."""
     return Submission(
@@ -351,4 +363,5 @@ def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Su
         ucs2=bool(message.ucs2),
         parts=message.parts,
         valid_s=valid_s,
+        otp=True,
     )

@@ -6,7 +6,7 @@ acknowledged before it is on disk.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -19,9 +19,10 @@ from smsgw.ids import number_of
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message, Rules
+from smsgw.providers.base import NO_SHARD
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
-from smsgw.turn import OUTCOME, Item, Turn, Wants, Write
+from smsgw.turn import OUTCOME, URGENT, Item, Turn, Wants, Write
 
 log = get(__name__)
 
@@ -30,7 +31,15 @@ PARKED_MAX: Final = 1_000_000
 
 Key = tuple[str, str]
 """(provider, the operator's id)"""
+Place = tuple[int, int, int]
+"""(shard, message number, which part of it; 0 for the whole)"""
+About = tuple[int, str]
+"""(the recipient's digits, the sender)"""
 Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+Stored = Callable[[BaseException | None], None]
+"""Told, once, that a receipt is on disk, or why it is not."""
 
 
 class Receive(Item):
@@ -38,13 +47,14 @@ class Receive(Item):
 
     __slots__ = (
         "elsewhere",
-        "future",
         "metrics",
         "missed",
         "number",
+        "part",
         "provider_message_id",
         "reason",
         "rules",
+        "tell",
         "word",
     )
 
@@ -53,29 +63,32 @@ class Receive(Item):
     def __init__(
         self,
         number: int,
+        part: int,
         provider_message_id: str,
         word: str,
         reason: str | None,
         rules: Rules,
         metrics: Metrics,
-        future: asyncio.Future[None] | None = None,
+        tell: Stored | None = None,
         elsewhere: Callable[["Receive"], None] | None = None,
     ) -> None:
         """Prepare it.
 
         Args:
             number: the message it is thought to be about.
+            part: which part of it; 0 for the whole.
             provider_message_id: the operator's id of that message.
             word: what the operator says.
             reason: why, if it says so.
             rules: the settings that count.
             metrics: where it is counted.
-            future: who waits for it to be on disk, if anybody does.
+            tell: who waits for it to be on disk, if anybody does.
             elsewhere: called, instead of all that, when the message is finished already: operators
                 repeat ids, and an older message of that id may still be open.
         """
         super().__init__()
-        self.future = future
+        self.tell = tell
+        self.part = part
         self.elsewhere = elsewhere
         self.missed = False
         self.rules = rules
@@ -88,6 +101,8 @@ class Receive(Item):
     def needs(self, wants: Wants) -> None:
         """The message, and with it its account."""
         wants.messages.add(self.number)
+        if self.part:
+            wants.parts.add(self.number)
 
     def decide(self, turn: Turn) -> None:
         """Apply it; the answer is the final status, if the receipt was the end."""
@@ -100,7 +115,13 @@ class Receive(Item):
         elif self.elsewhere is not None:
             return
         lifecycle.receive(
-            turn, message, self.word, self.reason, self.provider_message_id, self.rules
+            turn,
+            message,
+            self.word,
+            self.reason,
+            self.provider_message_id,
+            self.rules,
+            self.part,
         )
         if message.is_final and not final:
             self.answer = message.status
@@ -114,17 +135,26 @@ class Receive(Item):
         self.metrics.receipt("event" if self.answer is None else "matched")
         if self.missed:
             self.metrics.express_missed()
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        if self.tell is not None:
+            self.tell(None)
 
     def failed(self, error: SmsgwError) -> None:
         """Tell whoever waits, if anybody does."""
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
+        tell, self.tell = self.tell, None
+        if tell is not None:
+            tell(error)
 
     def quarantine(self) -> str:
         """Everything that is known."""
         return f"receipt {self.number}: {self.provider_message_id} {self.word} {self.reason}"
+
+
+class ReceiveAtOnce(Receive):
+    """The same, where a one-time code waits for its handset: its close comes right behind."""
+
+    __slots__ = ()
+    priority = URGENT
+    kept = True
 
 
 class Park(Write):
@@ -149,7 +179,7 @@ class Receipts:
         self._shards = shards
         self._rules = rules
         self._metrics = metrics
-        self._ids: dict[Key, tuple[int, int]] = {}
+        self._ids: dict[Key, Place] = {}
         # What is being done about an id, the last of it: receipts of one id keep their order.
         self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,7 +191,9 @@ class Receipts:
                 self.parked[provider, identifier] = None
         self._metrics.receipts_parked(len(self.parked))
 
-    def publish(self, provider: str, identifier: str, shard: int, number: int) -> None:
+    def publish(
+        self, provider: str, identifier: str, shard: int, number: int, part: int = 0
+    ) -> None:
         """Make known whose an operator's id is; then look whether its receipt is here already.
 
         A receipt looks here before it is parked and again once it is, so one of the two always sees
@@ -169,20 +201,33 @@ class Receipts:
         """
         key = (provider, identifier)
         ids = self._ids
-        ids[key] = (shard, number)
+        ids[key] = (shard, number, part)
         if len(ids) > IDS_MAX:
             del ids[next(iter(ids))]
         if key in self.parked:
             self._keep(self._line_up(key, partial(self._match, key)))
 
-    def receive(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
-        """Take a receipt whose sender does not wait."""
-        key = (provider, identifier)
+    def receive(
+        self,
+        provider: str,
+        identifier: str,
+        word: str,
+        reason: str | None,
+        others: Sequence[str] = (),
+        about: About | None = None,
+        stored: Callable[[bool], None] | None = None,
+    ) -> None:
+        """Take a receipt; see ``Sink.received``."""
+        keys = [(provider, one) for one in (identifier, *others)]
+        key = next((key for key in keys if key in self._ids), keys[0])
         place = self._ids.get(key)
+        tell = None if stored is None else partial(_tell, stored)
         if place is not None and key not in self._lines:
-            self._put(place, key, word, reason)
-        else:
-            self._keep(self._line_up(key, partial(self._take, key, word, reason)))
+            self._put(place, key, word, reason, tell)
+            return
+        task = self._keep(self._line_up(key, partial(self._take, keys, word, reason, about)))
+        if stored is not None:
+            task.add_done_callback(lambda done: stored(_succeeded(done)))
 
     async def take(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
         """Take a receipt; returns once it is on disk, applied or parked.
@@ -192,7 +237,7 @@ class Receipts:
             StorageUnavailable: it could not be stored.
         """
         key = (provider, identifier)
-        await self._line_up(key, partial(self._take, key, word, reason))
+        await self._line_up(key, partial(self._take, (key,), word, reason))
 
     async def take_within(
         self, limit_s: float, provider: str, identifier: str, word: str, reason: str | None
@@ -231,8 +276,16 @@ class Receipts:
             if self._lines[key] is mine:
                 del self._lines[key]
 
-    async def _take(self, key: Key, word: str, reason: str | None) -> None:
-        if key[1] and await self._apply(key, word, reason):
+    async def _take(
+        self, keys: Sequence[Key], word: str, reason: str | None, about: About | None = None
+    ) -> None:
+        for key in keys:
+            if key[1] and await self._apply(key, word, reason):
+                return
+        key = keys[0]
+        place = await self._in_doubt(key[0], about) if about and lifecycle.decides(word) else None
+        if place is not None:
+            await self._put_and_wait(place, key, word, reason)
             return
         if len(self.parked) >= PARKED_MAX:
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
@@ -249,30 +302,36 @@ class Receipts:
 
     def _put(
         self,
-        place: tuple[int, int],
+        place: Place,
         key: Key,
         word: str,
         reason: str | None,
-        future: asyncio.Future[None] | None = None,
+        tell: Stored | None = None,
     ) -> None:
-        shard, number = place
+        shard, number, part = place
+        if shard == NO_SHARD:
+            self._metrics.receipt("event")
+            if tell is not None:
+                tell(None)
+            return
 
         def elsewhere(receipt: Receive) -> None:
             self._keep(self._put_elsewhere(receipt, place, key))
 
-        receipt = Receive(
-            number, key[1], word, reason, self._rules, self._metrics, future, elsewhere
+        watched = number in self.watchers and lifecycle.decides(word)
+        receipt = (ReceiveAtOnce if watched else Receive)(
+            number, part, key[1], word, reason, self._rules, self._metrics, tell, elsewhere
         )
         self._shards.shards[shard].put(receipt)
         self._tell_watcher(number, word)
 
-    async def _put_elsewhere(self, receipt: Receive, place: tuple[int, int], key: Key) -> None:
+    async def _put_elsewhere(self, receipt: Receive, place: Place, key: Key) -> None:
         """Apply a receipt to an older message that is open; else it is an event of the newest."""
         try:
-            shard, receipt.number = await self._search(key) or place
+            shard, receipt.number, receipt.part = await self._search(key) or place
         except BaseException as error:
-            if receipt.future is not None and not receipt.future.done():
-                receipt.future.set_exception(error)
+            if receipt.tell is not None:
+                receipt.tell(error)
             raise
         receipt.elsewhere = None
         self._shards.shards[shard].put(receipt)
@@ -283,12 +342,33 @@ class Receipts:
         place = place or await self._by_reference(key)
         if place is None:
             return False
-        future = asyncio.get_running_loop().create_future()
-        self._put(place, key, word, reason, future)
-        await future
+        await self._put_and_wait(place, key, word, reason)
         return True
 
-    async def _by_reference(self, key: Key) -> tuple[int, int] | None:
+    async def _put_and_wait(self, place: Place, key: Key, word: str, reason: str | None) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self._put(place, key, word, reason, tell)
+        await future
+
+    async def _in_doubt(self, provider: str, about: About) -> Place | None:
+        """The one message for a number, from a sender, that may have reached an operator."""
+        found = [
+            (shard.number, number, 0)
+            for shard in self._shards
+            for (number,) in await shard.store.read("uncertain_of", provider, *about)
+        ]
+        return found[0] if len(found) == 1 else None
+
+    async def _by_reference(self, key: Key) -> Place | None:
         """The message that an operator calls by our name for it, when its answer was lost."""
         try:
             identifier = UUID(key[1]).bytes
@@ -301,7 +381,7 @@ class Receipts:
         for row in await shard.store.read("get_message", number):
             message = Message(*row)
             if message.id == identifier and message.provider == key[0]:
-                return (shard.number, number)
+                return (shard.number, number, 0)
         return None
 
     def _tell_watcher(self, number: int, word: str) -> None:
@@ -309,19 +389,19 @@ class Receipts:
         if lifecycle.decides(word) and (watcher := self.watchers.pop(number, None)) is not None:
             watcher.set_result(None)
 
-    async def _search(self, key: Key) -> tuple[int, int] | None:
+    async def _search(self, key: Key) -> Place | None:
         """Ask every shard: the newest open message of that operator wins, else the newest."""
-        found: list[tuple[int, int, int]] = []
+        found: list[tuple[int, int, int, int]] = []
         for shard in self._shards:
-            for number, provider, is_open in await shard.store.read(
+            for number, provider, is_open, part in await shard.store.read(
                 "messages_of_provider_id", key[1]
             ):
                 if provider == key[0]:
-                    found.append((is_open, number, shard.number))
+                    found.append((is_open, number, part, shard.number))
         if not found:
             return None
-        _, number, home = max(found)
-        return (home, number)
+        _, number, part, home = max(found)
+        return (home, number, part)
 
     async def _match(self, key: Key) -> None:
         """Apply what is parked under an id that has become known, then forget it."""
@@ -368,3 +448,11 @@ class Receipts:
         """Wait for what runs in the background."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _tell(stored: Callable[[bool], None], error: BaseException | None) -> None:
+    stored(error is None)
+
+
+def _succeeded(task: asyncio.Task[None]) -> bool:
+    return not task.cancelled() and task.exception() is None

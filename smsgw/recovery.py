@@ -3,7 +3,7 @@
 from typing import Final
 
 from smsgw import fairness, lifecycle
-from smsgw.models import ANSWER_OTP_FAILED, Lane, Rules
+from smsgw.models import ANSWER_OTP_FAILED, Lane, Rules, Status
 from smsgw.routing import Routing
 from smsgw.store.shard import Shard
 from smsgw.turn import OUTCOME, Request, Turn, Wants
@@ -31,6 +31,9 @@ class RecoverFlights(Request):
         rows = turn.ask("message_in_flight", STEP_MAX)
         for (number,) in rows:
             message = turn.messages[number]
+            if message.status != Status.SENDING or number in turn.elsewhere:
+                # Another gateway has recovered it, while this one waited for its client.
+                continue
             lifecycle.recover(turn, message, self.rules)
             if message.lane == Lane.OTP:
                 account = turn.accounts[message.client]

@@ -74,7 +74,7 @@ class PostgresSettings(Section):
 
 
 class LimitsSettings(Section):
-    """What a message, a batch and a client may be at most."""
+    """What a message, a batch and a client may be at most, and what is taken at all."""
 
     parts_max: Annotated[int, Field(ge=1, le=255)] = 10
     validity_s: Annotated[float, Field(gt=0, le=604_800)] = 259_200.0
@@ -83,6 +83,7 @@ class LimitsSettings(Section):
     backlog_max: Count = 20_000_000
     backlog_client_max: Count = 5_000_000
     client_rate_per_s: RateOrOff = 0.0
+    unrouted: Literal["wait", "refuse"] = "wait"
 
 
 class BillingSettings(Section):
@@ -215,6 +216,17 @@ def masked(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json")
 
 
+def differences(before: Settings, after: Settings) -> list[str]:
+    """The keys of what is not the same in two sets of settings, such as ``server.port``."""
+    return [
+        f"{section}.{key}"
+        for section in Settings.model_fields
+        for one, other in [(dict(getattr(before, section)), dict(getattr(after, section)))]
+        for key in sorted(one | other)
+        if key not in one or key not in other or one[key] != other[key]
+    ]
+
+
 def load(
     path: Path | None,
     environ: Mapping[str, str],
@@ -248,7 +260,13 @@ _PLAIN_WORDS: Final = {
     "tuple_type": "Input should be a list",
     "dict_type": "Input should be a table",
     "model_type": "Input should be a table",
+    "model_attributes_type": "Input should be a table",
+    "union_tag_not_found": "Field required",
+    # The sentence of pydantic would repeat the value.
+    "union_tag_invalid": "Input should be "
+    + " or ".join(", ".join(map(repr, PROVIDER_KINDS)).rsplit(", ", 1)),
 }
+_OF_THE_KIND: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
 
 
 def _error(mistakes: list[str]) -> SettingsError:
@@ -358,9 +376,11 @@ class _Layers:
 
     def _mistake(self, detail: ErrorDetails) -> str:
         keys = [str(key) for key in detail["loc"] if key != "[key]"]
-        if len(keys) > 3 and keys[0] == "providers" and keys[2] in PROVIDER_KINDS:
-            # The kind chosen from a union stands between the name and the key.
+        if len(keys) > 2 and keys[0] == "providers":
+            # The kind chosen from the union stands between the name and the key.
             del keys[2]
+        if detail["type"] in _OF_THE_KIND:
+            keys.append("kind")
         sentence = _PLAIN_WORDS.get(detail["type"], detail["msg"])
         return f"{'.'.join(keys)}: {sentence} (from {self._source_of(tuple(keys))})"
 

@@ -41,7 +41,7 @@ class FireTimers(Request):
         rules: Rules,
         metrics: Metrics,
         due_ms: int,
-        route: Callable[[int], int] | None = None,
+        route: Callable[[int, int], int] | None = None,
     ) -> None:
         """Prepare it.
 
@@ -49,7 +49,7 @@ class FireTimers(Request):
             rules: the settings that count.
             metrics: where it is counted.
             due_ms: up to which time.
-            route: today's route for a recipient, where the settings may have changed.
+            route: today's route for a recipient, and the route it had so far.
         """
         super().__init__()
         self.rules = rules
@@ -71,7 +71,7 @@ class FireTimers(Request):
                 if self.route and kind == Timer.PROMOTE and message.status in lifecycle.DELAYED:
                     # What waited for a time was routed when it was accepted.
                     turn.touch(message)
-                    message.route = self.route(message.recipient)
+                    message.route = self.route(message.recipient, message.route)
                 fire(turn, message, Timer(kind), self.rules)
         self.answer = len(fired)
 
@@ -135,12 +135,18 @@ class Walk(Request):
 
     def needs(self, wants: Wants) -> None:
         """Where the stretch ends, and the messages in it that matter."""
+        wants.asks.append(("meta_get", (self.mark,)))
         wants.asks.append(("span_end", (self.after, self.to, SPAN_MAX)))
         if self.finds is not None:
             wants.asks.append((self.finds, (self.after, self.to, SPAN_MAX)))
 
     def decide(self, turn: Turn) -> None:
         """Work on the stretch, and move the watermark with it."""
+        kept = turn.ask("meta_get", self.mark)[0][0]
+        if kept != self.after:
+            # Another gateway has swept meanwhile.
+            self.answer = (kept, True)
+            return
         end, count = turn.ask("span_end", self.after, self.to, SPAN_MAX)[0]
         if not count:
             # Nothing was written meanwhile, so nothing is written about it.
@@ -197,8 +203,6 @@ class CountSpan(Walk):
 
     def decide(self, turn: Turn) -> None:
         """Also let later turns know how far was counted."""
-        # Another walk may have counted this stretch already, if this one was repeated.
-        assert self.after == turn.counted_to
         super().decide(turn)
         turn.counted_next = self.answer[0]
 
@@ -351,7 +355,7 @@ class Sweeper:
         parked_ms: int,
         texts_ms: int,
         messages_ms: int,
-        route: Callable[[int], int],
+        route: Callable[[int, int], int],
         dropped: Callable[[list[tuple[str, str]]], None],
     ) -> None:
         self._shard = shard
@@ -429,6 +433,8 @@ class Sweeper:
         """Do everything that is due now."""
         now_ms = self._clock.now_ms()
         await self._fire(now_ms)
+        if not self._shard.leads:
+            return
         for walk, age_ms in self._walks:
             await self._walk(walk, number_at(now_ms - age_ms))
         for _ in range(FORGET_STEPS):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from smsgw.clock import day_of
 from smsgw.errors import SmsgwError
 from smsgw.ids import NumberSource
-from smsgw.models import Account, Batch, Flow, KeyRecord, Message, OtpCode, Timer
+from smsgw.models import Account, Batch, Flow, KeyRecord, Message, OtpCode, Part, Timer
 
 QueueKey = tuple[int, int]
 """(route, lane)"""
@@ -31,12 +31,23 @@ REQUEST: Final = 2
 class Wants:
     """What a turn's items need to see."""
 
-    __slots__ = ("asks", "batches", "clients", "codes", "heads", "keys", "messages", "numbers")
+    __slots__ = (
+        "asks",
+        "batches",
+        "clients",
+        "codes",
+        "heads",
+        "keys",
+        "messages",
+        "numbers",
+        "parts",
+    )
 
     def __init__(self) -> None:
         self.clients: set[bytes] = set()
         self.numbers: set[int] = set()
         self.messages: set[int] = set()
+        self.parts: set[int] = set()
         self.keys: set[tuple[bytes, bytes]] = set()
         self.batches: set[int] = set()
         self.codes: set[tuple[bytes, int]] = set()
@@ -62,12 +73,15 @@ class Turn:
         self.counted_next = counted_to
         self.next_client = 1
         self.absorbed = False
+        self.elsewhere: frozenset[int] = frozenset()
+        """Messages that another gateway is sending."""
         self.waiting = 0
         self._flows_before = flows
 
         self.accounts: dict[int, Account] = {}
         self.account_of: dict[bytes, Account] = {}
         self.messages: dict[int, Message] = {}
+        self.parts: dict[int, dict[int, Part]] = {}
         self.keys: dict[tuple[int, bytes], KeyRecord] = {}
         self.batches: dict[int, Batch] = {}
         self.codes: dict[tuple[int, int], OtpCode] = {}
@@ -78,6 +92,7 @@ class Turn:
         self.changed_accounts: dict[int, Account] = {}
         self.new_messages: dict[int, Message] = {}
         self.changed_messages: dict[int, Message] = {}
+        self.changed_parts: dict[tuple[int, int], Part] = {}
         self.new_keys: dict[tuple[int, bytes], KeyRecord] = {}
         self.new_batches: dict[int, Batch] = {}
         self.new_codes: dict[tuple[int, int], OtpCode] = {}
@@ -127,6 +142,11 @@ class Turn:
         """Remember what an idempotency key did, or changed in doing."""
         self.new_keys[record.client, record.digest] = record
         self.keys[record.client, record.digest] = record
+
+    def set_part(self, part: Part) -> None:
+        """Remember a part of a message, or a change of it."""
+        self.parts.setdefault(part.message, {})[part.part] = part
+        self.changed_parts[part.message, part.part] = part
 
     def add_batch(self, batch: Batch) -> None:
         """Remember a batch, or how it went on."""

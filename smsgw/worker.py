@@ -7,48 +7,65 @@ operator answers or ``response_timeout_s`` is over; an operator's window bounds 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from smsgw import lifecycle
 from smsgw.clock import Clock
 from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
+from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Lane, Message, Outcome, Rules, Verdict
-from smsgw.providers.base import Provider, Submission
+from smsgw.providers.base import NO_SHARD, Provider, Submission
+from smsgw.routing import Routing
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.turn import OUTCOME, Item, Turn, Wants
+
+log = get(__name__)
+
+_NONE_ACCEPTED: Final[frozenset[int]] = frozenset()
 
 
 class Settle(Item):
     """What an operator answered to one attempt."""
 
-    __slots__ = ("attempt", "number", "outcome", "rules")
+    __slots__ = ("attempt", "next_route", "number", "outcome", "rules")
 
     priority = OUTCOME
 
-    def __init__(self, number: int, attempt: int, outcome: Outcome, rules: Rules) -> None:
+    def __init__(
+        self,
+        number: int,
+        attempt: int,
+        outcome: Outcome,
+        rules: Rules,
+        next_route: lifecycle.NextRoute = lifecycle.same_route,
+    ) -> None:
         super().__init__()
+        self.next_route = next_route
         self.number = number
         self.attempt = attempt
         self.outcome = outcome
         self.rules = rules
 
     def needs(self, wants: Wants) -> None:
-        """The message, and with it its account."""
+        """The message, and with it its account; its parts, where each has an answer."""
         wants.messages.add(self.number)
+        if self.outcome.parts is not None:
+            wants.parts.add(self.number)
 
     def decide(self, turn: Turn) -> None:
         """Apply it, if the message is still there."""
         message = turn.messages.get(self.number)
         if message is None:
             return
-        if message.lane == Lane.OTP:
-            # Only its desk settles a one-time code, since that is who tells the caller.
+        if message.lane == Lane.OTP or self.number in turn.elsewhere:
+            # Only its desk settles a one-time code, since that is who tells the caller. And what
+            # another gateway sends is settled there.
             turn.event(message, "late_answer", f"attempt {self.attempt}: {self.outcome.verdict}")
         else:
-            lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules)
+            lifecycle.settle(turn, message, self.attempt, self.outcome, self.rules, self.next_route)
 
     def quarantine(self) -> str:
         """Everything that is known."""
@@ -58,11 +75,22 @@ class Settle(Item):
 class Receiver(Protocol):
     """The station for receipts, as the worker needs it."""
 
-    def publish(self, provider: str, identifier: str, shard: int, number: int) -> None:
+    def publish(
+        self, provider: str, identifier: str, shard: int, number: int, part: int = 0
+    ) -> None:
         """Make known whose an operator's id is."""
         ...
 
-    def receive(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
+    def receive(
+        self,
+        provider: str,
+        identifier: str,
+        word: str,
+        reason: str | None,
+        others: Sequence[str] = (),
+        about: tuple[int, str] | None = None,
+        stored: Callable[[bool], None] | None = None,
+    ) -> None:
         """Take a receipt."""
         ...
 
@@ -84,19 +112,20 @@ class Worker:
         allotter: Allotter,
         shards: Shards,
         receipts: Receiver,
+        routing: Routing,
         metrics: Metrics,
         rules: Rules,
-        response_timeout_s: Mapping[str, float],
     ) -> None:
         self.providers: dict[str, Provider] = {}
+        self.response_timeout_s: dict[str, float] = {}
         self.rules = rules
         self.on_landed: Callable[[], None] = lambda: None
         self._clock = clock
         self._allotter = allotter
         self._shards = shards
         self._receipts = receipts
+        self._routing = routing
         self._metrics = metrics
-        self._response_timeout_s = response_timeout_s
         # Per operator, oldest first: all flights of one operator have the same time limit.
         self._flights: dict[str, dict[tuple[int, int], _Flight]] = {}
         self._waking = False
@@ -104,8 +133,19 @@ class Worker:
         self._landed = asyncio.Event()
         allotter.changed = self.wake_soon
 
-    def hand_over(self, shard: Shard, messages: Sequence[Message]) -> None:
-        """Submit what a turn has claimed, now that the claim is on disk."""
+    def hand_over(
+        self,
+        shard: Shard,
+        messages: Sequence[Message],
+        accepted_parts: Mapping[int, frozenset[int]],
+    ) -> None:
+        """Submit what a turn has claimed, now that the claim is on disk.
+
+        Args:
+            shard: where it was claimed.
+            messages: what was claimed.
+            accepted_parts: which parts of which message an operator has already.
+        """
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         for message in messages:
             assert message.provider is not None
@@ -120,11 +160,12 @@ class Worker:
                 ucs2=bool(message.ucs2),
                 parts=message.parts,
                 valid_s=max(0.0, (message.expires_at_ms - now_ms) / 1000),
+                accepted_parts=accepted_parts.get(message.number, _NONE_ACCEPTED),
             )
             name = message.provider
             flights = self._flights.setdefault(name, {})
             flights[message.number, message.attempts] = _Flight(submission, message.parts, now_s)
-            if self._allotter.stopped:
+            if self._allotter.stopped or shard.late or self._allotter.links[name].off:
                 self.settled(name, submission, Outcome(Verdict.NOT_SENT))
             else:
                 self.providers[name].submit(submission)
@@ -132,7 +173,7 @@ class Worker:
     def submit_now(
         self, provider: str, submission: Submission, answered: Callable[[Outcome], None]
     ) -> None:
-        """Submit a one-time code past the queue; its place was reserved by the caller.
+        """Submit a one-time code, or a test, past the queue; its place was reserved by the caller.
 
         Args:
             provider: the operator.
@@ -142,7 +183,10 @@ class Worker:
         flight = _Flight(submission, submission.parts, self._clock.monotonic_s(), answered)
         flights = self._flights.setdefault(provider, {})
         flights[submission.number, submission.attempt] = flight
-        self.providers[provider].submit(submission)
+        if self._allotter.links[provider].off:
+            self.settled(provider, submission, Outcome(Verdict.NOT_SENT))
+        else:
+            self.providers[provider].submit(submission)
 
     def settled(self, provider: str, submission: Submission, outcome: Outcome) -> None:
         """See ``Sink.settled``."""
@@ -160,27 +204,70 @@ class Worker:
             if not flights:
                 self._landed.set()
             self.wake_soon()
+        if verdict is Verdict.NOT_SENT:
+            if self.providers[provider].trouble is not None:
+                # What was not sent is claimed again at once, but not for a link that is down.
+                link.usable = False
+        elif outcome.timed_out:
+            # Whoever gives up second, we or the provider, tells nothing new.
+            if flight is not None and link.failed(self._clock.monotonic_s()):
+                log.warning("provider.silent", "its breaker is open", provider=provider)
+        elif verdict is not Verdict.UNKNOWN and link.worked():
+            log.info("provider.answers", "its breaker is closed again", provider=provider)
         if verdict is Verdict.THROTTLED:
             link.resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)
         if flight is not None and flight.answered is not None:
             flight.answered(outcome)
-        else:
+        elif submission.shard != NO_SHARD:
             self.settle(submission, outcome)
-        if outcome.provider_message_id:
-            self._receipts.publish(
-                provider, outcome.provider_message_id, submission.shard, submission.number
-            )
+        for part, answer in (outcome.parts or {0: outcome}).items():
+            if answer.provider_message_id:
+                self._receipts.publish(
+                    provider, answer.provider_message_id, submission.shard, submission.number, part
+                )
 
     def settle(self, submission: Submission, outcome: Outcome) -> None:
         """Have an outcome written down."""
         number, attempt = submission.number, submission.attempt
-        self._shards.shards[submission.shard].put(Settle(number, attempt, outcome, self.rules))
+        self._shards.shards[submission.shard].put(
+            Settle(number, attempt, outcome, self.rules, self._next_route)
+        )
+
+    def _next_route(self, message: Message) -> tuple[int, bool]:
+        """See ``lifecycle.NextRoute``."""
+        if message.provider is None:
+            return message.route, False
+        route, names = self._routing.next_after(message.recipient, message.provider)
+        if names != (message.provider,) and any(self._allotter.links[n].counts for n in names):
+            return route, True
+        return self._routing.route(message.recipient), False
+
+    def changed(self, provider: str) -> None:
+        """See ``Sink.changed``."""
+        trouble = self.providers[provider].trouble
+        link = self._allotter.links[provider]
+        if link.usable != (trouble is None):
+            link.usable = trouble is None
+            if trouble is None:
+                log.info("provider.up", "it can be used", provider=provider)
+            else:
+                log.warning("provider.down", "it cannot be used", provider=provider, why=trouble)
+        self._metrics.provider_up(provider, link.counts)
+        self.wake_soon()
 
     def received(
-        self, provider: str, provider_message_id: str, word: str, reason: str | None
+        self,
+        provider: str,
+        provider_message_id: str,
+        word: str,
+        reason: str | None,
+        *,
+        others: Sequence[str] = (),
+        about: tuple[int, str] | None = None,
+        stored: Callable[[bool], None] | None = None,
     ) -> None:
         """See ``Sink.received``."""
-        self._receipts.receive(provider, provider_message_id, word, reason)
+        self._receipts.receive(provider, provider_message_id, word, reason, others, about, stored)
 
     def wake_soon(self) -> None:
         """Look, at the end of this round of the event loop, which shards can claim."""
@@ -215,15 +302,23 @@ class Worker:
         """Give up on flights whose operator has not answered in time."""
         now_s = self._clock.monotonic_s()
         for provider, flights in self._flights.items():
-            limit_s = self._response_timeout_s[provider]
+            limit_s = self.response_timeout_s[provider]
             late = []
             for flight in flights.values():
                 if flight.since_s + limit_s > now_s:
                     break
                 late.append(flight.submission)
             for submission in late:
-                outcome = Outcome(Verdict.UNKNOWN, detail=f"no answer within {limit_s:g} s")
+                outcome = Outcome(
+                    Verdict.UNKNOWN, detail=f"no answer within {limit_s:g} s", timed_out=True
+                )
                 self.settled(provider, submission, outcome)
+
+    async def landed(self, provider: str) -> None:
+        """Return once an operator has no flights; each ends when its time is over at the latest."""
+        while self._flights.get(provider):
+            self._landed.clear()
+            await self._landed.wait()
 
     def in_flight(self) -> int:
         """How many submits have no answer yet."""

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 import smsgw
 from smsgw.clock import ManualClock
 from smsgw.gateway import Gateway
+from tests import postgres
 from tests.outside import Site
 from tests.support import Served, open_gateway
 
@@ -33,8 +34,35 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module that names its ``BACKENDS`` run on each of them."""
+    if "backend" in metafunc.fixturenames:
+        backends = getattr(metafunc.module, "BACKENDS", ("sqlite",))
+        if marker := metafunc.definition.get_closest_marker("backends"):
+            backends = marker.args
+        metafunc.parametrize("backend", backends, indirect=True, ids=lambda name: name)
+
+
 @pytest.fixture
-async def gateway_of(tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenGateway]:
+def backend(request: pytest.FixtureRequest) -> str:
+    """Where the store of this test is: in files (``sqlite``), or in ``postgres``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store_settings(backend: str) -> Iterator[dict[str, Any]]:
+    """What the settings say of a store that is there for one test."""
+    if backend == "sqlite":
+        yield {}
+    else:
+        with postgres.database() as url:
+            yield {"shard_urls": [url], "shards": 2}
+
+
+@pytest.fixture
+async def gateway_of(
+    tmp_path: Path, clock: ManualClock, store_settings: dict[str, Any]
+) -> AsyncIterator[OpenGateway]:
     """Opens gateways on ``tmp_path / "data"`` with given settings; closes what is left open."""
     # A connection that stays open would keep the tests from ending: one failure stops no other.
     opened = contextlib.AsyncExitStack()
@@ -46,8 +74,10 @@ async def gateway_of(tmp_path: Path, clock: ManualClock) -> AsyncIterator[OpenGa
         manual: bool = True,
         data: Path | None = None,
     ) -> Gateway:
+        asked = overrides or {}
+        settings = {**asked, "store": {**store_settings, **asked.get("store", {})}}
         gateway = await open_gateway(
-            data or tmp_path / "data", overrides, clock if manual else None, serve=serve
+            data or tmp_path / "data", settings, clock if manual else None, serve=serve
         )
         opened.push_async_callback(gateway.close)
         return gateway

@@ -19,13 +19,15 @@ from typing import Any
 
 from smsgw.admission import Admit, Draft, make_message
 from smsgw.clock import ManualClock
-from smsgw.fairness import Allotter, Bucket, Link
+from smsgw.fairness import Allotter
 from smsgw.ids import NumberSource, slot_of
+from smsgw.links import Bucket, Link
 from smsgw.metrics import Metrics
 from smsgw.models import QUANTUM, Account, Flow, Lane, Message, Outcome, Rules, Verdict
 from smsgw.providers.base import Submission
+from smsgw.routing import Routing
 from smsgw.store.base import ShardUnavailableError, TurnResult
-from smsgw.store.shard import Room, Shard
+from smsgw.store.shard import AT_ONCE, Room, Shard
 from smsgw.turn import Item, QueueKey, QueuePlace, Turn, Wants, run_items
 from smsgw.worker import Worker
 
@@ -185,10 +187,11 @@ class World:
             self.allotter,
             every,
             SimpleNamespace(publish=lambda *_: None),
+            Routing([]),
             self.metrics,
             RULES,
-            {"mock": 30.0, "other": 30.0},
         )
+        self.worker.response_timeout_s = {"mock": 30.0, "other": 30.0}
         self.operators: dict[str, Operator] = {}
         self.add_operator("mock", window, rate_parts_per_s)
         self.allotter.routes = {0: ("mock",)}
@@ -201,6 +204,7 @@ class World:
                 self.metrics,
                 room=Room(1_000_000),
                 hand_over=self.worker.hand_over,
+                pace=AT_ONCE,
             )
         self._owners: dict[tuple[int, int], bytes] = {}
         self._tasks: list[asyncio.Task[None]] = []

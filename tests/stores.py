@@ -1,30 +1,38 @@
-"""A shard's store without its loop, on a real file, for tests that break it."""
+"""A shard's store without its loop, on a real file or server, for tests that break it."""
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from smsgw.models import Account, Lane, Message
-from smsgw.store.audit import audit
-from smsgw.store.base import TurnResult
+from smsgw.store.audit import Proof, audit
+from smsgw.store.base import ShardStore, TurnResult
 from smsgw.store.sqlite import SqliteShard
 from smsgw.turn import Item
+from tests import postgres
 from tests.records import NOW_MS
 
 IDENTITY = {"store": 77, "shard": 0, "shards": 1, "epoch": 1}
 
 
+Place = Path | postgres.Schema
+"""Where a shard is: a file, or a schema in a server."""
+Reader = sqlite3.Connection | postgres.Sql
+
+
 async def open_shard(
-    path: Path,
+    path: Place,
     *,
     number: int = 0,
     identity: Mapping[str, int] | None = None,
     wal_bytes_max: int = 1 << 24,
-) -> SqliteShard:
-    """One shard's file, opened as a gateway does."""
+) -> Any:
+    """One shard, opened as a gateway does."""
+    if isinstance(path, postgres.Schema):
+        return await postgres.open_shard(path, identity or {**IDENTITY, "shard": number})
     return await SqliteShard.open(
         number,
         path,
@@ -36,53 +44,83 @@ async def open_shard(
     )
 
 
-async def turn(store: SqliteShard, *items: Item, now_ms: int = NOW_MS) -> TurnResult:
+async def turn(store: ShardStore, *items: Item, now_ms: int = NOW_MS) -> TurnResult:
     """One turn of these items."""
     return await store.turn(items, now_ms, {})
 
 
-def plain(path: Path) -> sqlite3.Connection:
+def plain(path: Place) -> Any:
     """A connection of our own, in which nothing is watched over."""
+    if isinstance(path, postgres.Schema):
+        return postgres.Sql(path.url, path.name)
     return sqlite3.connect(path, isolation_level=None, timeout=0)
 
 
-def rows(path: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """What a file says."""
+def rows(path: Place, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """What a shard says."""
     with closing(plain(path)) as connection:
-        return connection.execute(sql, parameters).fetchall()
+        return list(connection.execute(sql, parameters).fetchall())
 
 
-def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table of a file."""
+def dump(path: Place) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table of a shard."""
     with closing(plain(path)) as connection:
         return content(connection)
 
 
-def content(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table."""
-    tables = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    ).fetchall()
+def content(connection: Reader) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table; but no leases, which change with the time."""
+    if isinstance(connection, postgres.Sql):
+        tables = connection.execute(
+            "SELECT tablename FROM pg_tables"
+            " WHERE schemaname = current_schema() AND tablename <> 'gateway'"
+        )
+    else:
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
     return {
         name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
         for (name,) in tables
     }
 
 
-def findings(path: Path) -> list[tuple[str, str | None]]:
-    """What an audit of a file finds: (check, client id)."""
+def audited(connection: Reader, shard: int = 0, step: Callable[[str], None] = str) -> Proof:
+    """The proof of a shard, over a connection that is there already."""
+    if isinstance(connection, postgres.Sql):
+        return postgres.audited(connection, shard, step)
+    return audit(connection, shard, step)
+
+
+def findings(path: Place) -> list[tuple[str, str | None]]:
+    """What an audit of a shard finds: (check, client id)."""
     with closing(plain(path)) as connection:
-        return [(found.check, found.client_id) for found in audit(connection, 0).findings]
+        return [(found.check, found.client_id) for found in audited(connection).findings]
 
 
-def assert_memory_is_file(store: SqliteShard) -> None:
-    """What a shard keeps in memory is what its file says."""
-    with closing(plain(store.path)) as connection:
+def assert_memory_is_file(store: Any) -> None:
+    """What a shard keeps in memory is what its file, or its schema, says."""
+    with closing(plain(postgres.place_of(store) or store.path)) as connection:
         compare_memory(store, connection)
 
 
-def compare_memory(store: SqliteShard, connection: sqlite3.Connection) -> None:
+def compare_memory(store: Any, connection: Reader) -> None:
     """The same, over a connection that is there already."""
+    queue = connection.execute(
+        "SELECT client, route, lane, count(*), sum(parts) FROM queue GROUP BY 1, 2, 3"
+    ).fetchall()
+    assert {key: n for key, n in store.waiting.items() if n} == _sums(queue, 3)
+    express = _sums((row for row in queue if row[2] == Lane.EXPRESS), 4)
+    parts = {key: n for key, n in store.lane_parts.items() if n and key[1] == Lane.EXPRESS}
+    assert parts == express
+    ((waits,),) = connection.execute("SELECT sum(waiting) FROM client").fetchall()
+    assert store.waits == (waits or 0)
+    if isinstance(store, SqliteShard):
+        assert isinstance(connection, sqlite3.Connection)
+        _compare_rows(store, connection, queue)
+
+
+def _compare_rows(store: SqliteShard, connection: sqlite3.Connection, queue: list[Any]) -> None:
     accounts = {row[0]: Account(*row) for row in connection.execute("SELECT * FROM client")}
     for number, account in store._cache.accounts.items():
         assert account == accounts[number]
@@ -91,14 +129,8 @@ def compare_memory(store: SqliteShard, connection: sqlite3.Connection) -> None:
     for number, message in store._cache.messages.items():
         row = connection.execute("SELECT * FROM message WHERE number = ?", (number,)).fetchone()
         assert message == Message(*row)
-    queue = connection.execute(
-        "SELECT client, route, lane, count(*), sum(parts) FROM queue GROUP BY 1, 2, 3"
-    ).fetchall()
     flows = {key: (flow.waiting, flow.parts) for key, flow in store.flows.items() if flow.waiting}
     assert flows == {tuple(row[:3]): tuple(row[3:]) for row in queue}
-    assert {key: n for key, n in store.waiting.items() if n} == _sums(queue, 3)
-    express = _sums((row for row in queue if row[2] == Lane.EXPRESS), 4)
-    assert {key: n for key, n in store.lane_parts.items() if n} == express
     assert store._next_client == max(accounts, default=0) + 1
     counted = connection.execute("SELECT value FROM meta WHERE key = 'counted_to'").fetchone()
     assert (store._counted_to,) == counted
@@ -154,8 +186,10 @@ class Unreliable:
         return getattr(self.connection, name)
 
 
-def make_unreliable(store: SqliteShard) -> Unreliable:
+def make_unreliable(store: Any) -> Any:
     """Put an ``Unreliable`` in front of a shard's writing connection."""
+    if postgres.place_of(store) is not None:
+        return postgres.Unreliable(store.database)
     connection = Unreliable(store._writer.raw)
-    store._writer.raw = connection  # type: ignore[assignment]
+    store._writer.raw = connection
     return connection

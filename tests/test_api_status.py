@@ -31,6 +31,7 @@ ROUTES = {
     ("GET", "/v1/reports"), ("POST", "/v1/providers/{name}/dlr"), ("GET", "/health"),
     ("GET", "/ready"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/metrics"),
     ("GET", "/v1/sandbox/messages"), ("DELETE", "/v1/sandbox/messages"),
+    ("GET", "/v1/providers/{name}/dlr/{token}"), ("POST", "/v1/providers/{name}/dlr/{token}"),
 }  # fmt: skip
 
 is_sample = re.compile(r'smsgw_\w+(\{(\w+="[^"]*",?)*\})? [-+]?([0-9.e+-]+|Inf|NaN)').fullmatch

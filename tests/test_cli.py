@@ -159,7 +159,10 @@ def test_the_commands_are_those_we_promise() -> None:
         "report",
         "audit",
         "status",
-        "bench line",
+        *(
+            f"bench {name}"
+            for name in ("line", "otp", "fair", "steady", "history", "memory", "all")
+        ),
         "shards list",
         "config show",
         "config check",

@@ -13,7 +13,8 @@ from smsgw.accounts import PauseClient
 from smsgw.admission import Accepted, BatchProgress
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
-from smsgw.fairness import Bucket, Link, Unshelve, shelf
+from smsgw.fairness import Unshelve, shelf
+from smsgw.links import Bucket, Link
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.models import QUANTUM, Flow, Lane, Message, Status, Verdict

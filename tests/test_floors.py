@@ -6,11 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "smsgw"
 FLOORS = (
     {"errors", "clock", "ids"},
-    {"fields", "models", "text", "numbers", "logs", "metrics"},
+    {"fields", "models", "templates", "presets", "text", "numbers", "logs", "metrics"},
     {"operators"},
     {"settings"},
     {"turn"},
-    {"ledger", "tariff", "routing"},
+    {"ledger", "tariff", "routing", "parts", "links"},
     {"lifecycle"},
     {"fairness"},
     {"store", "providers"},
@@ -18,6 +18,7 @@ FLOORS = (
     {"entrance", "codes", "archive", "accounts"},
     {"worker"},
     {"otp", "receipts", "webhooks", "sweeper", "recovery"},
+    {"fleet"},
     {"gateway"},
     {"api"},
     {"bench"},

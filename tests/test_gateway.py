@@ -14,6 +14,8 @@ from smsgw.providers.mock import ANSWER_LOST
 from tests.conftest import OpenGateway
 from tests.support import DELIVERED, account_of, add_client, assert_clean, final_of, send
 
+BACKENDS = ("sqlite", "postgres")
+
 
 async def test_a_message_is_held_sent_delivered_and_captured(gateway_of: OpenGateway) -> None:
     gateway = await gateway_of()
@@ -79,6 +81,7 @@ async def test_what_is_scheduled_counts_as_waiting(gateway_of: OpenGateway) -> N
         await send(gateway, await add_client(gateway), send_at_ms=later_ms)
 
 
+@pytest.mark.backends("sqlite")
 async def test_a_damaged_shard_is_the_trouble_of_its_own_clients(gateway_of: OpenGateway) -> None:
     gateway = await gateway_of(manual=False)
     clients = [await add_client(gateway) for _ in range(40)]
@@ -96,6 +99,7 @@ async def test_a_damaged_shard_is_the_trouble_of_its_own_clients(gateway_of: Ope
     assert (await final_of(gateway, answer.message)).status == Status.DELIVERED
 
 
+@pytest.mark.backends("sqlite")
 async def test_an_idle_gateway_writes_nothing(gateway_of: OpenGateway) -> None:
     gateway = await gateway_of()
     client = await add_client(gateway)

@@ -5,7 +5,7 @@ every message and what the shard keeps in memory are compared, and the audit mus
 """
 
 import asyncio
-import shutil
+import contextlib
 import sqlite3
 import tempfile
 from dataclasses import replace
@@ -54,7 +54,6 @@ from smsgw.metrics import Metrics
 from smsgw.models import FINAL_FROM, WAITING, Lane, Outcome, Status, Timer, Verdict
 from smsgw.receipts import Receive
 from smsgw.recovery import RecoverFlights
-from smsgw.store.audit import audit
 from smsgw.store.base import ShardUnavailableError
 from smsgw.sweeper import (
     FireTimers,
@@ -63,6 +62,7 @@ from smsgw.sweeper import (
 )
 from smsgw.turn import Item, Turn, Wants
 from smsgw.worker import Settle
+from tests import postgres
 from tests.money_model import (
     CLIENTS,
     DEADLINE_MS,
@@ -94,7 +94,7 @@ from tests.money_model import (
     S,
     Sms,
 )
-from tests.stores import compare_memory, make_unreliable, open_shard, plain
+from tests.stores import Place, audited, compare_memory, make_unreliable, open_shard, plain
 
 METRICS: Final = Metrics()
 
@@ -200,23 +200,29 @@ class Money(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.path = self.folder / "00.db"
+        self.ends = contextlib.ExitStack()
+        self.path = self.place()
         self.runner = asyncio.Runner()
         self.virtual: dict[tuple[int, int], int] = {}
         self.open()
         self.reader = plain(self.path)
 
+    def place(self) -> Place:
+        return Path(self.ends.enter_context(tempfile.TemporaryDirectory())) / "00.db"
+
     def open(self) -> None:
         self.store = self.runner.run(open_shard(self.path))
         self.disk = make_unreliable(self.store)
+        self.tell_when_alone()
+
+    def tell_when_alone(self) -> None:
         one_by_one = self.store._one_by_one
 
         def told(*arguments: Any) -> Any:
             self.alone = True
             return one_by_one(*arguments)
 
-        self.store._one_by_one = told  # type: ignore[assignment,method-assign]
+        self.store._one_by_one = told
 
     def close(self) -> None:
         self.runner.run(self.store.close())
@@ -225,7 +231,7 @@ class Money(RuleBasedStateMachine):
         self.reader.close()
         self.close()
         self.runner.close()
-        shutil.rmtree(self.folder)
+        self.ends.close()
 
     @initialize(
         on_uncertain=st.sampled_from(["wait", "resend", "fail"]), capture_on_sent=st.booleans()
@@ -435,7 +441,7 @@ class Money(RuleBasedStateMachine):
                 outcome = Outcome(verdict, f"id-{target}", "detail")
                 return Settle(target, book.attempts - stale, outcome, rules)
             case DoReceive(_, word):
-                return Receive(target, f"id-{target}", word, None, rules, METRICS)
+                return Receive(target, 0, f"id-{target}", word, None, rules, METRICS)
             case DoCancel(_, stranger):
                 asks = CLIENTS[0] if stranger else book.client
                 return Cancel(asks, target, self.row_id(target))
@@ -700,7 +706,7 @@ class Money(RuleBasedStateMachine):
             for (client, name), key in self.model.keys.items()
         }
         assert not (wrong := differences(answers, keys)), wrong
-        found = audit(self.reader, 0).findings
+        found = audited(self.reader).findings
         assert not found, found
         compare_memory(self.store, self.reader)
 
@@ -725,12 +731,29 @@ def meaning(happens: Any) -> tuple[str, str]:
     return (type(happens).__name__, what)
 
 
+class MoneyInPostgres(Money):
+    """The same, in a schema of a server."""
+
+    def place(self) -> Place:
+        return postgres.Schema(self.ends.enter_context(postgres.database()))
+
+    def tell_when_alone(self) -> None:
+        self.alone = False
+        self.disk.on_call = self.called
+
+    def called(self, script: str) -> None:
+        self.alone = self.alone or script == "SAVEPOINT item"
+
+
 @pytest.mark.timeout(900)  # a failure is made small before it is told
-def test_the_file_does_what_the_model_does() -> None:
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(Money, 150), (MoneyInPostgres, 15)], ids=["sqlite", "postgres"]
+)
+def test_the_file_does_what_the_model_does(machine: type[Money], examples: int) -> None:
     run_state_machine_as_test(
-        Money,
+        machine,
         settings=settings(
-            max_examples=150,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -70,7 +70,7 @@ async def serve(
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     overrides = {"server": {"shutdown_s": 0.02}, **overrides}
     gateway = await gateway_of(overrides, serve=False, manual=manual)
-    gateway.providers = {"mock": operator}
+    gateway.fleet.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
     return gateway

@@ -13,7 +13,6 @@ from smsgw.gateway import Gateway
 from smsgw.models import Message, Status
 from smsgw.receipts import Park
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.sqlite import SqliteShard
 from tests.conftest import OpenGateway
 from tests.support import (
     Scripted,
@@ -28,6 +27,8 @@ from tests.support import (
     still,
     sweep,
 )
+
+BACKENDS = ("sqlite", "postgres")
 
 FINAL = {
     "DELIVRD": Status.DELIVERED,
@@ -47,7 +48,7 @@ async def serve(
 ) -> Gateway:
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
-    gateway.providers = {"mock": operator}
+    gateway.fleet.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
     return gateway
@@ -332,12 +333,13 @@ async def test_a_receipt_outlasts_a_disk_that_cannot_be_written(
     async def fail(*_: object) -> None:
         raise ShardUnavailableError("the disk is full")
 
-    monkeypatch.setattr(SqliteShard, "turn", fail)
+    for store in gateway.shards.stores.values():
+        monkeypatch.setattr(store, "turn", fail)
     operator.receipt("1")
     shard = gateway.receipts._home(("mock", "1"))
     watched = gateway.shards.of_message(message.id) if known else shard
     while watched.trouble is None:
-        await gateway.shards.catalog._thread.run(lambda: None)
+        await shard.store.read("timer_next")
     monkeypatch.undo()
     if not known:
         operator.accept(submission, "1")

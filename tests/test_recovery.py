@@ -28,6 +28,8 @@ from tests.support import (
     sweep,
 )
 
+BACKENDS = ("sqlite", "postgres")
+
 NOBODY: dict[str, Any] = {"providers": {"mock": {"enabled": False}}}
 
 
@@ -41,7 +43,7 @@ async def serve(
 ) -> Gateway:
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
-    gateway.providers = {"mock": operator}
+    gateway.fleet.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
     return gateway
@@ -307,7 +309,7 @@ async def test_what_waits_for_an_operator_that_is_gone_goes_to_the_others(
         "other": {"kind": "mock", "prefixes": ["+98"]},
     }
     gateway = await gateway_of({"providers": two}, serve=False)
-    gateway.providers = {"mock": Scripted("mock"), "other": Scripted("other")}
+    gateway.fleet.providers = {"mock": Scripted("mock"), "other": Scripted("other")}
     await gateway.serve()
     client = await add_client(gateway)
     await gateway.pause("other", paused=True)

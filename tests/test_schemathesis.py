@@ -45,7 +45,7 @@ def test_no_request_is_answered_in_a_way_that_is_not_described(
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     # All but the description itself.
-    assert "18 selected / 18 total" in run.stdout
+    assert "20 selected / 20 total" in run.stdout
     log = (site.served.data.parent / "serve.log").read_text()
     assert '"level": "error"' not in log
     site.audit()

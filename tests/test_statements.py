@@ -17,7 +17,14 @@ ROOT = Path(__file__).parents[1] / "smsgw"
 SQL = ROOT / "store" / "sql"
 NOUNS = ["turn", "sweep", "reads", "audit"]
 SCHEMAS = ["schema", "catalog"]
-COMPOSERS = {"store/statements.py", "store/sqlite_thread.py"}
+COMPOSERS = {
+    "store/statements.py",
+    "store/sqlite_thread.py",
+    "store/postgres_connection.py",
+    "store/postgres_statements.py",
+}
+NAMED = ["sweep", "reads"]
+"""What is asked for by name, whatever the store is."""
 KEYWORDS = re.compile(
     r"\b(SELECT|INSERT|UPDATE|DELETE|REPLACE|PRAGMA|CREATE|ALTER|DROP|ATTACH|VACUUM|BEGIN|WHERE)\b"
 )
@@ -77,13 +84,32 @@ def test_names_are_unique_over_what_is_loaded_together() -> None:
     assert len(together) == sum(len(load(noun)) for noun in ("turn", "sweep", "reads"))
 
 
+@pytest.mark.parametrize("noun", NAMED)
+def test_what_is_asked_for_by_name_is_there_in_both_kinds_of_store(noun: str) -> None:
+    assert list(bodies(noun)) == list(bodies(f"postgres/{noun}"))
+
+
+def test_both_kinds_of_store_are_proved_alike() -> None:
+    more = {"flows", "backlog", "flights", "proof_sums", "proof_client"}
+    assert {*bodies("audit")} | more == {*bodies("postgres/audit")}
+
+
+@pytest.mark.parametrize("noun", ["audit", "gateway", "reads", "registry", "sweep", "turn"])
+def test_a_statement_for_postgresql_has_a_sentence_too(noun: str) -> None:
+    for name, body in bodies(f"postgres/{noun}").items():
+        comment, rest = re.match(r"\n((?:-- [^\n]*\n)*)(.*)", body, re.DOTALL).groups()  # type: ignore[union-attr]
+        assert comment.endswith(".\n"), f"{name} does not say what it is for"
+        assert rest.rstrip().endswith(";"), f"{name} does not end"
+        assert noun == "turn" or rest.count(";") == 1, f"{name} is more than one statement"
+
+
 def test_every_statement_is_used() -> None:
     code = "\n".join(path.read_text() for path in ROOT.rglob("*.py"))
     unused = [name for noun, name in EVERY if noun != "audit" and f'"{name}"' not in code]
     assert unused == []
 
 
-@pytest.mark.parametrize("noun", SCHEMAS)
+@pytest.mark.parametrize("noun", [*SCHEMAS, *(f"postgres/{noun}" for noun in SCHEMAS)])
 def test_migrations_are_numbered_and_named(noun: str) -> None:
     found = migrations(noun)
     assert [number for number, _, _ in found] == list(range(1, len(found) + 1))

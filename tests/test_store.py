@@ -14,7 +14,8 @@ from smsgw.accounts import AddClient, Adjust
 from smsgw.admission import Accepted, Admit, Draft
 from smsgw.clock import ManualClock
 from smsgw.errors import InternalError, StorageUnavailable, StoreError, TooManyRequests
-from smsgw.fairness import Allotter, Bucket, Link
+from smsgw.fairness import Allotter
+from smsgw.links import Bucket, Link
 from smsgw.gateway import Gateway
 from smsgw.ids import slot_of
 from smsgw.metrics import Metrics
@@ -108,7 +109,7 @@ async def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     allotter.routes = {0: ("mock",)}
     store = await open_shard(tmp_path / "00.db")
 
-    def hand_over(_: Shard, messages: Sequence[Message]) -> None:
+    def hand_over(shard: Shard, messages: Sequence[Message], accepted_parts: object) -> None:
         for message in messages:
             found.claimed.put_nowait(message)
 
@@ -348,7 +349,7 @@ def clients(items: Sequence[Item]) -> list[int]:
 
 
 async def test_codes_go_first_then_outcomes_then_requests() -> None:
-    inbox = Inbox(Room(100))
+    inbox = Inbox(Room(100), 1)
     for item in (Named(1), Report(2), Code(3), Named(4), Report(5), Code(6)):
         inbox.add(item)
     assert len(inbox) == 6
@@ -358,7 +359,7 @@ async def test_codes_go_first_then_outcomes_then_requests() -> None:
 
 
 async def test_requests_take_turns_by_client() -> None:
-    inbox = Inbox(Room(100))
+    inbox = Inbox(Room(100), 1)
     for client in (1, 1, 1, 1, 2, 2, 3):
         inbox.add(Named(client))
     assert clients(inbox.take(3)) == [1, 2, 3]
@@ -367,7 +368,7 @@ async def test_requests_take_turns_by_client() -> None:
 
 
 async def test_a_turn_is_bounded_by_what_its_items_are_about() -> None:
-    inbox = Inbox(Room(100))
+    inbox = Inbox(Room(100), 1)
     for client in (1, 2, 3, 4):
         inbox.add(Large(client))
     assert clients(inbox.take(15)) == [1, 2]
@@ -375,7 +376,7 @@ async def test_a_turn_is_bounded_by_what_its_items_are_about() -> None:
 
 
 async def test_outcomes_do_not_keep_requests_out() -> None:
-    inbox = Inbox(Room(100))
+    inbox = Inbox(Room(100), 1)
     inbox.add(Named(1))
     for _ in range(50):
         inbox.add(Report(2))
@@ -384,7 +385,7 @@ async def test_outcomes_do_not_keep_requests_out() -> None:
 
 
 async def test_what_could_not_be_stored_goes_back_to_its_place() -> None:
-    inbox = Inbox(Room(100))
+    inbox = Inbox(Room(100), 1)
     for client in (1, 2, 3):
         inbox.add(Report(client))
     inbox.give_back(inbox.take(2))
@@ -392,7 +393,7 @@ async def test_what_could_not_be_stored_goes_back_to_its_place() -> None:
 
 
 async def test_a_client_with_a_full_share_is_refused_and_others_are_taken() -> None:
-    inbox = Inbox(Room(20))
+    inbox = Inbox(Room(20), 1)
     for _ in range(10):
         inbox.add(Named(1))
     with pytest.raises(TooManyRequests) as refusal:
@@ -408,7 +409,7 @@ async def test_a_client_with_a_full_share_is_refused_and_others_are_taken() -> N
 
 
 async def test_the_last_places_are_for_clients_with_nothing_waiting() -> None:
-    inbox = Inbox(Room(20))
+    inbox = Inbox(Room(20), 1)
     for client in (1, 2):
         for _ in range(9):
             inbox.add(Named(client))

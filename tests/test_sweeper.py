@@ -19,7 +19,6 @@ from smsgw.gateway import Gateway
 from smsgw.lifecycle import status_name
 from smsgw.models import Lane, Message, Reason, Status, Verdict
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.sqlite import SqliteShard
 from tests.conftest import OpenGateway
 from tests.support import (
     DELIVERED,
@@ -37,6 +36,8 @@ from tests.support import (
     sweep,
 )
 
+BACKENDS = ("sqlite", "postgres")
+
 DAY_S = 86_400.0
 HOUR_S = 3_600.0
 # Messages are kept for as long as their keys.
@@ -53,7 +54,7 @@ async def serve(
 ) -> Gateway:
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
-    gateway.providers = {"mock": operator}
+    gateway.fleet.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
     return gateway
@@ -254,7 +255,8 @@ async def test_a_sweeper_outlives_a_disk_that_cannot_be_written(
     async def fail(*_: object) -> None:
         raise ShardUnavailableError("the disk is full")
 
-    monkeypatch.setattr(SqliteShard, "turn", fail)
+    for store in gateway.shards.stores.values():
+        monkeypatch.setattr(store, "turn", fail)
     sweepers = [task for task in gateway._beside if task.get_name() == "sweeper"]
     clock.advance(61)
     while shard.trouble is None:

@@ -39,7 +39,7 @@ async def serve(
 ) -> Gateway:
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
-    gateway.providers = {"mock": operator}
+    gateway.fleet.providers = {"mock": operator}
     await gateway.serve()
     await still(gateway)
     return gateway
@@ -265,7 +265,7 @@ async def test_a_link_that_was_throttled_holds_up_no_other(gateway_of: OpenGatew
     }
     gateway = await gateway_of({"providers": mocks}, manual=False, serve=False)
     operator = Scripted("other")
-    gateway.providers = {"mock": gateway.providers["mock"], "other": operator}
+    gateway.fleet.providers = {"mock": gateway.providers["mock"], "other": operator}
     await gateway.serve()
     _stop_looking(gateway)
     client = await add_client(gateway, 10_000)

@@ -14,12 +14,13 @@ from smsgw.admission import key_use
 from smsgw.api import views
 from smsgw.api.edge import read_body
 from smsgw.api.parsing import parse, query, uuid_in_path
+from smsgw.api.providers import known
 from smsgw.api.schemas import ClientCreate, CreditAdjust, PauseRequest
 from smsgw.api.status import StatusRoutes
 from smsgw.api.wire import Json
 from smsgw.archive import Archive
 from smsgw.clock import rfc3339
-from smsgw.errors import AlreadyExists, InvalidRequest, SmsgwError
+from smsgw.errors import AlreadyExists, SmsgwError
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.models import Lane, Message
@@ -114,12 +115,7 @@ class AdminRoutes:
                 await gateway.unshelve(client_id, account.number)
             await gateway.count_paused()
         elif wanted.provider is not None:
-            if wanted.provider not in gateway.settings.providers:
-                names = ", ".join(sorted(gateway.settings.providers)) or "none"
-                raise InvalidRequest(
-                    f"There is no provider of that name; there is: {names}.",
-                    fields=[{"field": "provider", "message": "no such provider"}],
-                )
+            known(gateway, wanted.provider)
             await gateway.pause(wanted.provider, paused=paused)
         else:
             await gateway.pause(PAUSE_ALL, paused=paused)
@@ -145,7 +141,9 @@ class AdminRoutes:
             "serving": gateway.serving,
             "paused": {
                 "all": gateway.allotter.paused,
-                "providers": sorted(gateway.shards.catalog.paused - {PAUSE_ALL}),
+                "providers": sorted(
+                    gateway.shards.catalog.paused & gateway.settings.providers.keys()
+                ),
                 "clients": paused,
             },
             "queued": {

@@ -8,8 +8,10 @@ from smsgw.api.admin import AdminRoutes
 from smsgw.api.docs import docs_routes
 from smsgw.api.edge import Edge
 from smsgw.api.messages import MessageRoutes
+from smsgw.api.providers import ProviderRoutes
 from smsgw.api.quick import PATH, Handle
-from smsgw.api.status import ReceiptRoutes, SandboxRoutes, StatusRoutes
+from smsgw.api.receipts import ReceiptRoutes
+from smsgw.api.status import SandboxRoutes, StatusRoutes
 from smsgw.archive import Archive
 from smsgw.gateway import Gateway
 
@@ -29,6 +31,7 @@ def public_routes(gateway: Gateway) -> list[BaseRoute]:
     messages = MessageRoutes(gateway, archive)
     accounts = AccountRoutes(gateway, archive)
     status = StatusRoutes(gateway)
+    receipts = ReceiptRoutes(gateway)
     found: list[BaseRoute] = [
         # The hot route stands first, as a plain ASGI application.
         Route(PATH, messages, methods=["GET", "POST"]),
@@ -41,7 +44,8 @@ def public_routes(gateway: Gateway) -> list[BaseRoute]:
         Route("/v1/me", accounts.me, methods=["GET"]),
         Route("/v1/me/statement", accounts.statement, methods=["GET"]),
         Route("/v1/reports", accounts.report, methods=["GET"]),
-        Route("/v1/providers/{name}/dlr", ReceiptRoutes(gateway).dlr, methods=["POST"]),
+        Route("/v1/providers/{name}/dlr", receipts.dlr, methods=["POST"]),
+        Route("/v1/providers/{name}/dlr/{token}", receipts.dlr_of_token, methods=["GET", "POST"]),
         Route("/health", status.health, methods=["GET"]),
         Route("/ready", status.ready, methods=["GET"]),
         Route("/metrics", status.metrics, methods=["GET"]),
@@ -87,5 +91,5 @@ def short_way(gateway: Gateway) -> Handle:
 def admin_app(gateway: Gateway) -> ASGIApp:
     """The application for the Unix socket and the command line: everything."""
     admin = AdminRoutes(gateway, Archive(gateway.shards))
-    routes = [*public_routes(gateway), *admin.routes()]
+    routes = [*public_routes(gateway), *admin.routes(), *ProviderRoutes(gateway).routes()]
     return Edge(HotRoute(routes), gateway.metrics.http)

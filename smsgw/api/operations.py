@@ -47,6 +47,7 @@ def _query(
     return Parameter(name, "query", schema, description, required)
 
 
+_OPERATOR: Final = Parameter("name", "path", {"type": "string"}, "The operator.", required=True)
 _CLIENT_ID: Final = _query("client_id", _UUID, "Whose.", required=True)
 _MESSAGE_ID: Final = Parameter("id", "path", _UUID, "The message's id.", required=True)
 _WAIT: Final = {"type": "number", "minimum": 0, "maximum": WAIT_S_MAX}
@@ -107,6 +108,7 @@ def operations(*, dev: bool) -> tuple[Operation, ...]:
         *_OTP,
         *_ACCOUNT,
         _receipts(dev=dev),
+        *(_receipts_of_token(method) for method in ("GET", "POST")),
         *_GATEWAY,
         *(_SANDBOX if dev else ()),
     )
@@ -294,9 +296,37 @@ def _receipts(*, dev: bool) -> Operation:
         description="For operators. Also taken for an id that is not known yet: it is kept and "
         "matched later. There is no such route for an operator without a `receipt_token`.",
         request=ReceiptRequest,
-        parameters=(Parameter("name", "path", {"type": "string"}, "The operator.", required=True),),
+        parameters=(_OPERATOR,),
         security=(token, {}) if dev else (token,),
         answers={204: Answer("The receipt is on disk.")},
+        problems=(*_WRITTEN, "invalid_token", "unknown_route"),
+    )
+
+
+def _receipts_of_token(method: str) -> Operation:
+    return Operation(
+        method=method,
+        path="/v1/providers/{name}/dlr/{token}",
+        name="takeReceiptOfToken" if method == "POST" else "takeReceiptInQuery",
+        tag="Operators",
+        summary="Report a delivery, with the token in the path",
+        description="For operators that set no headers. The fields stand in the query, in a form "
+        "or in JSON; where the operator's settings name them (`receipt_id`, `receipt_status`, "
+        "`receipt_reason`), under those names. Without any field nothing happens.",
+        parameters=(
+            _OPERATOR,
+            Parameter("token", "path", {"type": "string"}, "Its `receipt_token`.", required=True),
+            _query("provider_message_id", _TEXT, "The operator's own id of the message."),
+            _query("status", {**_TEXT, "maxLength": 64}, "As in the body of the other route."),
+            _query("reason", _TEXT, "Why, in the operator's words."),
+        ),
+        answers={
+            204: Answer("The receipt is on disk."),
+            200: Answer(
+                "The same, for an operator that wants to read `receipt_answer`.",
+                other=("text/plain",),
+            ),
+        },
         problems=(*_WRITTEN, "invalid_token", "unknown_route"),
     )
 

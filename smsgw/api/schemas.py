@@ -368,6 +368,14 @@ class CreditAdjust(Body):
     ) = None
 
 
+class ProviderTest(Body):
+    """What to test an operator with: one SMS, or with nothing only its connections."""
+
+    to: Recipient | None = None
+    sender: Annotated[Sender | None, Field(alias="from")] = None
+    text: Text | None = None
+
+
 class PauseRequest(Body):
     """What to pause or to resume: one client, one operator, or with neither everything."""
 

@@ -5,9 +5,9 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,8 +17,9 @@ from smsgw.api.app import admin_app, public_app, short_way
 from smsgw.api.demo import create_demo_clients
 from smsgw.api.protocol import edge_protocol
 from smsgw.api.sockets import ADMIN_SOCKET, listen_tcp, listen_unix
+from smsgw.errors import SmsgwError
 from smsgw.gateway import Gateway
-from smsgw.logs import get
+from smsgw.logs import get, setup
 from smsgw.settings import Settings
 
 log = get(__name__)
@@ -58,7 +59,14 @@ def _server(app: ASGIApp, gateway: Gateway, *, check_host: bool) -> _Server:
     )
 
 
-async def serve(settings: Settings, data: Path, *, dev: bool, quiet: bool = False) -> None:
+async def serve(
+    settings: Settings,
+    data: Path,
+    *,
+    dev: bool,
+    quiet: bool = False,
+    load: Callable[[], Settings] | None = None,
+) -> None:
     """Run a gateway until SIGTERM or SIGINT, or until something that must run has failed.
 
     Args:
@@ -66,6 +74,7 @@ async def serve(settings: Settings, data: Path, *, dev: bool, quiet: bool = Fals
         data: the data directory, as an absolute path.
         dev: whether to offer the sandbox.
         quiet: whether to print nothing when it serves.
+        load: reads the settings again, at SIGHUP.
 
     Raises:
         CannotStart: saying what is in the way; nothing was changed.
@@ -76,13 +85,21 @@ async def serve(settings: Settings, data: Path, *, dev: bool, quiet: bool = Fals
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    hangup = asyncio.Event()
+    if load is not None:
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
     gateway = await Gateway.open(settings, data, purpose="serve", dev=dev)
     listener = admin = None
     try:
         listener = listen_tcp(settings.server.host, settings.server.port)
         admin = listen_unix(data / ADMIN_SOCKET)
         if await _started(gateway, stop, dev=dev):
-            await _serve(gateway, listener, admin, stop, quiet=quiet)
+            reloading = asyncio.create_task(_reload(gateway, hangup, load or (lambda: settings)))
+            try:
+                await _serve(gateway, listener, admin, stop, quiet=quiet)
+            finally:
+                reloading.cancel()
+                await asyncio.gather(reloading, return_exceptions=True)
     finally:
         await gateway.close()
         if admin is not None:
@@ -91,6 +108,24 @@ async def serve(settings: Settings, data: Path, *, dev: bool, quiet: bool = Fals
         if listener is not None:
             listener.close()
     log.info("serve.stopped", "everything is on disk; good bye")
+
+
+async def _reload(
+    gateway: Gateway, hangup: asyncio.Event, load: Callable[[], Settings]
+) -> NoReturn:
+    """Read the settings again at each SIGHUP; wrong ones change nothing."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        mistakes: list[str] = []
+        try:
+            settings = load()
+            await gateway.reload(settings)
+            setup(settings.log.level)
+        except SmsgwError as error:
+            mistakes = error.members.get("mistakes", [error.detail])
+        for mistake in mistakes:
+            log.error("settings.refused", "the settings stay as they were", mistake=mistake)
 
 
 async def _started(gateway: Gateway, stop: asyncio.Event, *, dev: bool) -> bool:

@@ -1,25 +1,18 @@
-"""The routes that say how the gateway is, take receipts, and show the sandbox."""
+"""The routes that say how the gateway is, and show the sandbox."""
 
 import asyncio
-import hmac
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from smsgw import metrics
 from smsgw.api import views
-from smsgw.api.edge import read_body
-from smsgw.api.parsing import parse, query
+from smsgw.api.parsing import query
 from smsgw.api.parsing import reads as read_as
-from smsgw.api.schemas import ReceiptRequest
 from smsgw.api.wire import Json
-from smsgw.errors import InvalidToken, NotReady, ShuttingDown, UnknownRoute
+from smsgw.errors import NotReady, ShuttingDown
 from smsgw.gateway import Gateway
-from smsgw.operators import MockProviderSettings
-
-RECEIPT_S: Final = 5.0
-"""How long an operator waits for its receipt to be stored; it will send it again."""
 
 
 class StatusRoutes:
@@ -56,13 +49,18 @@ class StatusRoutes:
             for name, link in gateway.allotter.links.items()
             if link.paused
         ]
+        degraded += [
+            f"disabled: provider {name}"
+            for name in gateway.settings.providers
+            if gateway.fleet.is_disabled(name)
+        ]
         if gateway.entrance.disk_full:
             degraded.append("disk: too little room")
         if gateway.clients_paused:
             degraded.append(f"paused: {gateway.clients_paused} clients")
         if not any(shard.trouble is None for shard in gateway.shards):
             raise NotReady("No shard works.", degraded=degraded)
-        if not any(provider.trouble is None for provider in gateway.providers.values()):
+        if not gateway.fleet.usable():
             why = "No operator is usable." if gateway.providers else "There is no operator."
             raise NotReady(why, degraded=degraded)
         return {"status": "ready", "degraded": degraded}
@@ -72,35 +70,6 @@ class StatusRoutes:
         query(request.scope["query_string"], {})
         page = await asyncio.to_thread(self._gateway.metrics.render)
         return Response(page, headers={"content-type": metrics.CONTENT_TYPE})
-
-
-class ReceiptRoutes:
-    """``/v1/providers/{name}/dlr``."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def dlr(self, request: Request) -> Response:
-        """Take a receipt; answered once it is on disk."""
-        name = request.path_params["name"]
-        settings = self._gateway.settings.providers.get(name)
-        token = "" if settings is None else settings.receipt_token.get_secret_value()
-        open_mock = self._gateway.dev and isinstance(settings, MockProviderSettings)
-        if settings is None or not (token or open_mock):
-            raise UnknownRoute
-        if token and not _bears(request, token):
-            raise InvalidToken
-        receipt = parse(ReceiptRequest, await read_body(request.scope, request.receive))
-        await self._gateway.receipts.take_within(
-            RECEIPT_S, name, receipt.provider_message_id, receipt.status, receipt.reason
-        )
-        return Response(status_code=204)
-
-
-def _bears(request: Request, token: str) -> bool:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
-    return scheme.lower() == "bearer" and same
 
 
 class SandboxRoutes:

@@ -121,7 +121,7 @@ def open_door(
     door = _connect(data)
     if door is not None:
         return door
-    if not creates and not (data / "catalog.db").exists():
+    if not creates and not (data / "catalog.db").exists() and not load().store.shard_urls:
         raise Failed(f"there is no store in {data}; serve and client create make one")
     try:
         return _OwnDoor(load(), data, purpose)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from smsgw import __version__
-from smsgw.cli import benches, clients, messages, operations, output
+from smsgw.cli import benches, clients, messages, operations, output, providers
 from smsgw.cli.options import PROGRAM, Invocation, placed
 from smsgw.errors import SmsgwError
 
@@ -49,6 +49,7 @@ app.command()(operations.serve)
 app.add_typer(clients.clients, name="client")
 app.add_typer(clients.credit, name="credit")
 app.add_typer(messages.messages, name="message")
+app.add_typer(providers.providers, name="provider")
 app.add_typer(operations.pausing("pause", "Stop"), name="pause")
 app.add_typer(operations.pausing("resume", "Go on"), name="resume")
 app.add_typer(messages.receipts, name="receipts")

@@ -35,13 +35,15 @@ def serve(
     from smsgw import logs, settings
     from smsgw.api import server
 
-    effective = at.settings({"server": {"host": host, "port": port}})
-    if dev:
-        effective = settings.with_dev(effective)
+    def load() -> settings.Settings:
+        effective = at.settings({"server": {"host": host, "port": port}})
+        return settings.with_dev(effective) if dev else effective
+
+    effective = load()
     logs.setup(effective.log.level)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(server.serve(effective, at.data, dev=dev))
+            runner.run(server.serve(effective, at.data, dev=dev, load=load))
     except ExceptionGroup as failure:
         why = "something that must run has failed; the next start recovers"
         logs.get(__name__).error("serve.failed", why, error=failure)
@@ -174,22 +176,37 @@ def _show_toml(settings: dict[str, Any]) -> None:
     for name, table in tables.items():
         print(f"[{name}]")
         for key, value in table.items():
-            # Strings, numbers, booleans and lists of them are written alike in JSON and in TOML.
-            print(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+            print(f"{key} = {_toml(value)}")
         print()
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: all but tables is written as in JSON."""
+    if isinstance(value, dict):
+        pairs = [f"{_toml(key)} = {_toml(each)}" for key, each in value.items()]
+        return "{ " + ", ".join(pairs) + " }" if pairs else "{}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 @config.command()
 @placed
 def check(at: Invocation) -> None:
-    """Check the settings, and name every mistake with its key."""
+    """Check the settings, and name every mistake with its key; also what may not be meant."""
+    from smsgw import fleet
+
     try:
-        at.settings()
+        settings = at.settings()
+        fleet.build(fleet.enabled(settings.providers))
     except SettingsError as error:
         for mistake in error.members["mistakes"]:
             output.complain(mistake)
         raise typer.Exit(1) from None
-    at.show({"status": "ok"}, lambda _: print("ok"))
+    doubts = fleet.doubts(settings.providers, settings.limits.unrouted)
+    for doubt in doubts:
+        output.complain(f"worth a look: {doubt}")
+    at.show({"status": "ok", "doubts": doubts}, lambda _: print("ok"))
 
 
 @placed

@@ -10,6 +10,8 @@ from smsgw.store import statements
 from smsgw.store.sqlite_thread import SqliteThread, migrate
 
 PAUSE_ALL = ""
+DISABLED = "disabled "
+"""What a provider's name, which has no spaces, is kept behind that nobody is to send through."""
 
 
 class Catalog:
@@ -96,7 +98,10 @@ class Catalog:
         self.made = True
 
     async def set_paused(self, subject: str, *, paused: bool) -> None:
-        """Pause or resume everything (``PAUSE_ALL``) or a provider; survives a restart."""
+        """Pause or resume everything (``PAUSE_ALL``) or a provider; survives a restart.
+
+        Behind ``DISABLED`` it is disabled or enabled.
+        """
         sql = (
             "INSERT OR IGNORE INTO pause VALUES (?)"
             if paused

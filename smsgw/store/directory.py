@@ -15,6 +15,7 @@ from smsgw.errors import StoreError
 LOCK_WAIT_S: Final = 5.0
 _LOCK_STEP_S: Final = 0.05
 _KEY_BYTES: Final = 32
+_SERVER_STORE: Final = "postgresql.id"
 
 # statfs(2) magic numbers of file systems on which WAL or locks do not hold.
 _REFUSED: Final = {
@@ -103,6 +104,29 @@ class DataDirectory:
             for address in sorted(addresses):
                 if (self.path / address).stat().st_size == 0:
                     raise StoreError(f"{self.path / address} is empty")
+
+    def claim_for_server(self, store_id: int) -> None:
+        """Note that this directory is a gateway's of a store in PostgreSQL.
+
+        Raises:
+            StoreError: it is of another one.
+        """
+        path = self.path / _SERVER_STORE
+        if not path.exists():
+            path.write_text(f"{store_id}\n", "ascii")
+        elif path.read_text("ascii").strip() != str(store_id):
+            raise StoreError(f"{self.path} is of another store than the one in store.shard_urls")
+
+    def check_no_server(self) -> None:
+        """Refuse to begin a store in files where one in PostgreSQL was used.
+
+        Raises:
+            StoreError: it was.
+        """
+        if (self.path / _SERVER_STORE).exists():
+            raise StoreError(
+                f"{self.path} is of a store in PostgreSQL, but store.shard_urls is not set"
+            )
 
     def key(self) -> bytes:
         """The secret from which codes are derived; made once, readable by its owner only.

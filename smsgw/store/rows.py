@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any, Final
 
-from smsgw.models import Account, Batch, KeyRecord, Message, OtpCode, Status
+from smsgw.models import Account, Batch, KeyRecord, Message, OtpCode, Part, Status
 from smsgw.store.statements import execute_rows
 from smsgw.turn import Turn, Wants
 
@@ -70,10 +70,17 @@ def load(
         places = connection.execute(sql["turn_heads"], (route, lane, limit)).fetchall()
         turn.heads[route, lane] = places
         wants.messages.update(place[1] for place in places)
+        # A long message may have been accepted in part by an earlier attempt.
+        wants.parts.update(place[1] for place in places if place[3] > 1)
     if wants.clients:
         _load_clients(connection, sql, cache, turn, wants)
     if wants.messages:
         _load_messages(connection, sql, cache, turn, wants)
+    for number in wants.parts:
+        turn.parts[number] = {}
+    if wants.parts:
+        for row in execute_rows(connection, sql["turn_parts"], [(n,) for n in wants.parts]):
+            turn.parts[row[0]][row[1]] = Part(*row)
     if wants.numbers:
         _load_accounts(connection, sql, cache, turn, wants)
     if wants.keys:
@@ -173,6 +180,13 @@ def write(connection: sqlite3.Connection, sql: Mapping[str, str], turn: Turn) ->
     rows("turn_add_messages", [_message_row(m) for m in turn.new_messages.values()])
     rows("turn_change_messages", [_message_changes(m) for m in turn.changed_messages.values()])
     rows("turn_add_entries", turn.entries)
+    rows(
+        "turn_set_parts",
+        [
+            (p.message, p.part, p.provider, p.status, p.provider_message_id)
+            for p in turn.changed_parts.values()
+        ],
+    )
     rows(
         "turn_set_keys",
         [

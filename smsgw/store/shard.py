@@ -7,8 +7,9 @@ up cancels nothing.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final
 
 from smsgw.clock import Clock
@@ -19,16 +20,18 @@ from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message
 from smsgw.store.base import (
+    ShardStore,
     ShardUnavailableError,
+    SharedStore,
     TurnResult,
 )
-from smsgw.store.sqlite import SqliteShard
-from smsgw.turn import OUTCOME, URGENT, Item, Request, Write
+from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 
 log = get(__name__)
 
 TURN_S: Final = 0.005
-UNITS_MIN: Final = 16
+UNITS_MIN: Final = 32
+UNITS_URGENT: Final = 8
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
 STOP_TRIES: Final = 8
@@ -38,17 +41,41 @@ _SHARE_WITH_SOMETHING_WAITING: Final = 0.95
 
 @dataclass(slots=True)
 class Room:
-    """How many requests may wait in all inboxes of the process, and how many do."""
+    """What all shards of the process share.
+
+    ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn.
+    """
 
     items_max: int
     count: int = 0
+    busy: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Pace:
+    """How closely turns follow each other.
+
+    A turn costs much that does not depend on how much is in it. So turns of one shard begin at
+    least ``turns_apart_s`` apart, one-time codes excepted, and find more to do; a request that
+    comes alone finds its shard idle, and waits for nothing. And since nobody waits for most
+    outcomes, fewer than ``outcomes_many`` of them wait ``outcomes_wait_s`` at most for a turn to
+    ride along with.
+    """
+
+    turns_apart_s: float = 0.004
+    outcomes_wait_s: float = 0.01
+    outcomes_many: int = 32
+
+
+AT_ONCE: Final = Pace(0.0, 0.0, 1)
 
 
 class Inbox:
     """What waits for a turn; bounded per client and, over all shards, in all."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, outcomes_many: int) -> None:
         self._room = room
+        self._outcomes_many = outcomes_many
         self._urgent: deque[Item] = deque()
         self._outcomes: deque[Item] = deque()
         self._requests: dict[bytes, deque[Request]] = {}
@@ -56,6 +83,26 @@ class Inbox:
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._outcomes) + self._count
+
+    @property
+    def requests(self) -> int:
+        """How many requests there are."""
+        return self._count
+
+    @property
+    def urgent(self) -> int:
+        """How many one-time codes there are."""
+        return len(self._urgent)
+
+    @property
+    def outcomes(self) -> int:
+        """How many outcomes there are."""
+        return len(self._outcomes)
+
+    @property
+    def presses(self) -> bool:
+        """Whether somebody waits for a turn, or much has come together for one."""
+        return bool(self._count or self._urgent or len(self._outcomes) >= self._outcomes_many)
 
     def add(self, item: Item) -> None:
         """Take an item.
@@ -115,33 +162,51 @@ class Inbox:
         return items
 
 
+HandOver = Callable[["Shard", Sequence[Message], Mapping[int, frozenset[int]]], None]
+"""Called with what a turn has claimed, and with the parts of it that operators have already."""
+
+
 class Shard:
     """One shard's storage, its inbox and its loop."""
 
     def __init__(
         self,
-        store: SqliteShard,
+        store: ShardStore,
         clock: Clock,
         allotter: Allotter,
         metrics: Metrics,
         *,
         room: Room,
-        hand_over: Callable[["Shard", Sequence[Message]], None],
+        hand_over: HandOver,
+        pace: Pace = Pace(),
     ) -> None:
         self.store = store
+        self._pace = pace
         self.number = store.number
         self.trouble: str | None = None
+        self.late = False
+        """Whether what is handed over now was claimed too long ago to be sent."""
         self.on_timer: Callable[[int], None] = lambda _: None
         self._clock = clock
         self._allotter = allotter
         self._metrics = metrics
         self._hand_over = hand_over
-        self._inbox = Inbox(room)
+        self._inbox = Inbox(room, pace.outcomes_many)
         self._awake = asyncio.Event()
         self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False
         self._tries_left = STOP_TRIES
+        # The items of the present turn, and those of them that were told not to wait for it.
+        self._items: Sequence[Item] = ()
+        self._told: set[Item] = set()
+        if isinstance(store, SharedStore):
+            store.on_doubt = self._in_doubt
         self._unit_s = TURN_S / UNITS_MIN
+        self._room = room
+        self._ripe = False
+        self._turn_at_s = 0.0
+        self._resting = False
+        self._ripens: asyncio.TimerHandle | None = None
         allotter.report(self.number, dict(store.waiting), {})
 
     def put(self, item: Item) -> None:
@@ -153,8 +218,20 @@ class Shard:
         """
         if self.trouble and not _stays(item):
             raise StorageUnavailable(retry_after_s=1, outcome="none")
-        self._inbox.add(item)
-        self._awake.set()
+        inbox = self._inbox
+        inbox.add(item)
+        if item.priority == URGENT or (inbox.presses and not self._resting):
+            self._awake.set()
+        elif self._ripens is None:
+            loop = asyncio.get_running_loop()
+            self._ripens = loop.call_later(self._pace.outcomes_wait_s, self._ripen)
+
+    def _ripen(self) -> None:
+        """What came with no request has waited long enough."""
+        self._ripens = None
+        if self._inbox.outcomes:
+            self._ripe = True
+            self._awake.set()
 
     async def ask(self, request: Request) -> Any:
         """Have a request decided, and wait until its answer is on disk.
@@ -167,7 +244,32 @@ class Shard:
 
     def wake(self) -> None:
         """Look for something to claim."""
-        self._awake.set()
+        if not self._resting:
+            self._awake.set()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this gateway sweeps the shard; of several that share it, one does."""
+        return not isinstance(self.store, SharedStore) or self.store.leads
+
+    def probe(self) -> None:
+        """Find out, by writing, whether the shard works."""
+        if not self.trouble and not len(self._inbox):
+            self.put(_Probe(("meta_set", ("probe", self._clock.now_ms()))))
+
+    def refresh(self, heads: Mapping[QueueKey, int], ended: Iterable[int]) -> None:
+        """Learn what other gateways have changed: what is queued, and what is final."""
+        if not self.trouble:
+            self._allotter.report(self.number, self.store.waiting, heads)
+            if any(self.store.waiting.values()):
+                self._awake.set()
+        self._tell_ended(ended)
+
+    def _tell_ended(self, ended: Iterable[int]) -> None:
+        for number in ended:
+            for future in self._watches.get(number, ()):
+                if not future.done():
+                    future.set_result(None)
 
     def watch(self, number: int) -> asyncio.Future[None]:
         """A future that is done once a message is final; give it back with ``unwatch``."""
@@ -195,27 +297,66 @@ class Shard:
         Raises:
             CommitUnknownError: a commit may or may not have reached the disk.
         """
+        loop = asyncio.get_running_loop()
         while True:
-            claim = self._claim()
-            if not len(self._inbox) and claim is None:
+            if not self._inbox.urgent and (early_s := self._turn_at_s - loop.time()) > 0:
+                await self._keep_apart(early_s)
+                continue
+            units_max = self._units_max()
+            claim = self._claim(units_max)
+            if claim is None and not self._due():
                 if self._stopping:
                     return
                 self._awake.clear()
                 await self._awake.wait()
                 continue
-            await self._one_turn(claim)
+            self._turn_at_s = loop.time() + self._pace.turns_apart_s
+            self._room.busy += 1
+            try:
+                await self._one_turn(claim, units_max)
+            finally:
+                self._room.busy -= 1
 
-    def _claim(self) -> Claim | None:
-        if self.trouble:
+    async def _keep_apart(self, early_s: float) -> None:
+        """Wait until the next turn may begin; only a one-time code comes before that."""
+        self._resting = True
+        self._awake.clear()
+        waking = asyncio.get_running_loop().call_later(early_s, self._awake.set)
+        await self._awake.wait()
+        waking.cancel()
+        self._resting = False
+
+    def _due(self) -> bool:
+        """Whether what came in calls for a turn now."""
+        waits = len(self._inbox) > 0
+        return self._inbox.presses or (waits and (self._ripe or self._stopping))
+
+    def _units_max(self) -> int:
+        """How much the next turn takes: all shards' turns of one round fit into about ``TURN_S``.
+
+        A one-time code needs two turns one after the other: those are kept small.
+        """
+        if self._inbox.urgent:
+            return UNITS_URGENT
+        units = TURN_S / (1 + self._room.busy) / self._unit_s
+        return min(UNITS_MAX, max(UNITS_MIN, int(units)))
+
+    def _claim(self, units_max: int) -> Claim | None:
+        # What was answered but is not on disk yet is in doubt after a crash, like what is not
+        # answered: so nothing is claimed while much of that waits.
+        if self.trouble or self._inbox.outcomes > units_max:
             return None
-        fresh = len(self._inbox)
-        grants = self._allotter.grants(self.number, fresh, self._clock.monotonic_s())
+        fresh = min(self._inbox.requests, units_max)
+        now_s = self._clock.monotonic_s()
+        grants = self._allotter.grants(self.number, fresh, now_s, units_max)
         return Claim(grants, dict(self.store.waiting)) if grants else None
 
-    async def _one_turn(self, claim: Claim | None) -> None:
-        units_max = min(UNITS_MAX, max(UNITS_MIN, int(TURN_S / self._unit_s)))
+    async def _one_turn(self, claim: Claim | None, units_max: int) -> None:
         items = self._inbox.take(units_max)
+        self._ripe = self._inbox.outcomes > 0
         turn: list[Item] = [*items, claim] if claim else items
+        self._items = items
+        self._told.clear()
         try:
             result = await self.store.turn(turn, self._clock.now_ms(), self._allotter.virtual)
         except ShardUnavailableError as error:
@@ -227,12 +368,40 @@ class Shard:
             self._give_up(items, "unknown")
             raise
         else:
+            committed_s = perf_counter()
             self._committed(turn, items, claim, result)
+            self._learn(turn, result.work_s + perf_counter() - committed_s)
             await self.store.tidy()
+
+    def _learn(self, turn: Sequence[Item], took_s: float) -> None:
+        """Take down what a turn has cost the event loop."""
+        units = sum(item.units for item in turn)
+        self._unit_s += 0.1 * (took_s / max(1, units) - self._unit_s)
+
+    def _in_doubt(self) -> bool:
+        """Tell callers that nobody knows what became of their turn; the turn itself goes on.
+
+        Returns:
+            Whether there is time to wait until it is known.
+        """
+        if not self.trouble:
+            log.error("shard.doubt", "nobody knows what became of a turn", shard=self.number)
+        self.trouble = "nobody knows yet what became of its last turn"
+        self._allotter.withdraw(self.number)
+        self._metrics.shard_up(self.number, up=False)
+        for item in self._items:
+            if item.priority != OUTCOME and item not in self._told:
+                self._told.add(item)
+                item.failed(StorageUnavailable(retry_after_s=5, outcome="unknown"))
+        if self._stopping:
+            self._tries_left -= 1
+        return self._tries_left >= 0
 
     def _give_up(self, items: Sequence[Item], outcome: str) -> None:
         """Tell everyone in a turn what became of it, and everyone behind it that nothing did."""
         for item in items:
+            if item in self._told:
+                continue
             item.failed(StorageUnavailable(retry_after_s=5, outcome=outcome))
         self.trouble = "its loop has ended"
         while left := self._inbox.take(UNITS_MAX):
@@ -246,9 +415,7 @@ class Shard:
             log.warning("shard.recovered", "the shard writes again", shard=self.number)
             self._metrics.shard_up(self.number, up=True)
             self.trouble = None
-        count = sum(item.units for item in turn)
-        self._unit_s += 0.1 * (result.work_s / max(1, count) - self._unit_s)
-        self._metrics.turn(result.work_s + result.commit_s, count)
+        self._metrics.turn(result.work_s + result.commit_s, sum(item.units for item in turn))
         self._metrics.commit(result.commit_s)
         allotter = self._allotter
         claimed = claim is not None and result.errors[-1] is None
@@ -260,13 +427,13 @@ class Shard:
             self.on_timer(result.due_ms)
         for status, messages in result.finals.items():
             self._metrics.final(status_name(status), messages)
-        for number in result.ended:
-            for future in self._watches.get(number, ()):
-                if not future.done():
-                    future.set_result(None)
+        self._tell_ended(result.ended)
+        self.late = result.late
         if result.claims:
-            self._hand_over(self, result.claims)
+            self._hand_over(self, result.claims, result.accepted_parts)
         for item, error in zip(items, result.errors, strict=False):
+            if item in self._told:
+                continue
             if error is None:
                 item.done()
             else:
@@ -291,7 +458,7 @@ class Shard:
         self.trouble = str(error)
         kept = [item for item in items if _stays(item)]
         for item in items:
-            if item.priority != OUTCOME:
+            if item.priority != OUTCOME and item not in self._told:
                 outcome = "unknown" if item.kept else "none"
                 item.failed(StorageUnavailable(retry_after_s=1, outcome=outcome))
         self._metrics.shard_up(self.number, up=False)
@@ -302,6 +469,7 @@ class Shard:
             log.error("shard.gave_up", "outcomes could not be stored", outcomes=len(kept))
             self._give_up(kept, "none")
             return
+        self._ripe = True
         self._inbox.give_back(kept or [_Probe(("meta_set", ("probe", self._clock.now_ms())))])
         await asyncio.sleep(PROBE_S)
 

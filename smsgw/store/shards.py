@@ -2,20 +2,22 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from smsgw.clock import Clock
-from smsgw.errors import StoreError
 from smsgw.fairness import Allotter
 from smsgw.ids import slot_in, slot_of
 from smsgw.metrics import Metrics
-from smsgw.models import Message
-from smsgw.settings import StoreSettings
+from smsgw.settings import PostgresSettings, StoreSettings
+from smsgw.store.base import CatalogStore, ShardStore
 from smsgw.store.catalog import Catalog
 from smsgw.store.directory import DataDirectory
-from smsgw.store.shard import Room, Shard
+from smsgw.store.shard import HandOver, Room, Shard
 from smsgw.store.sqlite import SqliteShard
+
+if TYPE_CHECKING:
+    from smsgw.store.postgres_store import PostgresStore
 
 _CACHE_KIB: int = 64 * 1024
 """One page cache budget, divided over the shards."""
@@ -24,20 +26,39 @@ _CACHE_KIB: int = 64 * 1024
 class Shards:
     """The open store."""
 
-    def __init__(self, catalog: Catalog, stores: Sequence[SqliteShard]) -> None:
+    def __init__(
+        self,
+        catalog: CatalogStore,
+        stores: Sequence[ShardStore],
+        server: "PostgresStore | None" = None,
+    ) -> None:
         self.catalog = catalog
+        self.server = server
         self.stores = {store.number: store for store in stores}
         self.shards: dict[int, Shard] = {}
 
     @classmethod
-    async def open(cls, directory: DataDirectory, settings: StoreSettings, now_ms: int) -> "Shards":
-        """Open the catalog and every shard.
+    async def open(
+        cls,
+        directory: DataDirectory,
+        settings: StoreSettings,
+        now_ms: int,
+        postgres: PostgresSettings | None = None,
+    ) -> "Shards":
+        """Open the catalog and every shard, in files or, where there are URLs, in PostgreSQL.
 
         Raises:
             StoreError: when a file is missing, foreign, extra, damaged, or the count has changed.
         """
         if settings.shard_urls:
-            raise StoreError("store.shard_urls: this version keeps its shards in files only")
+            # asyncpg is an extra, and takes its time to load.
+            from smsgw.store.postgres_store import PostgresStore
+
+            server = await PostgresStore.open(
+                directory, settings, postgres or PostgresSettings(), now_ms
+            )
+            return cls(server.catalog, server.stores, server)
+        directory.check_no_server()
         path = directory.path / "catalog.db"
         if not path.exists():
             directory.check_shards(set(), new=True)
@@ -76,9 +97,10 @@ class Shards:
         allotter: Allotter,
         metrics: Metrics,
         items_max: int,
-        hand_over: Callable[[Shard, Sequence[Message]], None],
+        hand_over: HandOver,
     ) -> None:
         """Give every shard its loop; ``run`` runs them."""
+        self._allotter = allotter
         room = Room(items_max)
         for number, store in self.stores.items():
             self.shards[number] = Shard(
@@ -90,6 +112,11 @@ class Shards:
                 hand_over=hand_over,
             )
             metrics.shard_up(number, up=True)
+
+    async def serve(self, allotter: Allotter) -> None:
+        """Say that this gateway sends from now on, where there are others."""
+        if self.server is not None:
+            await self.server.serve(allotter)
 
     def __iter__(self) -> Iterator[Shard]:
         return iter(self.shards.values())
@@ -109,16 +136,17 @@ class Shards:
     async def run(self) -> None:
         """Run every shard's loop; one that fails ends them all."""
         async with asyncio.TaskGroup() as group:
-            for shard in self:
-                group.create_task(shard.run(), name=f"shard {shard.number}")
+            loops = [group.create_task(shard.run(), name=f"shard {shard.number}") for shard in self]
+            if self.server is not None:
+                beside = group.create_task(self.server.run(self.shards, self._allotter))
+                await asyncio.wait(loops)
+                beside.cancel()
 
     async def close(self) -> None:
-        """Checkpoint and close every file."""
+        """Checkpoint and close every file, or leave the server."""
+        if self.server is not None:
+            await self.server.close()
+            return
         for store in self.stores.values():
             await store.close()
         await self.catalog.close()
-
-    @property
-    def path(self) -> Path:
-        """Where the store is."""
-        return self.catalog.path.parent

@@ -184,6 +184,9 @@ class SqliteShard:
     def _finish(self, turns: list[Turn], result: TurnResult) -> None:
         """Remember what was committed, and tell the loop about it."""
         result.claims = [message for turn in turns for message in turn.claims]
+        result.accepted_parts = {
+            number: frozenset(rows) for turn in turns for number, rows in turn.parts.items() if rows
+        }
         for turn in turns:
             self._absorb(turn)
         result.waiting = dict(self.waiting)

@@ -106,11 +106,21 @@ WHERE e.client = ?1 AND e.kind = 2
 GROUP BY 1, 2, 3;
 
 -- name: messages_of_provider_id
--- Whose operator's id this is, and whether that is open; of the newest messages with it, since some
--- operators give the same id again and again.
-SELECT number, provider, status IN (2, 3, 4) FROM (
-    SELECT number, provider, status FROM message WHERE provider_message_id = ?
-    ORDER BY number DESC LIMIT 200);
+-- Whose operator's id this is, whether that is open, and of which part it is the id (0: the whole);
+-- of the newest messages with it, since some operators give the same id again and again.
+SELECT number, provider, status IN (2, 3, 4), 0 FROM (
+    SELECT number, provider, status FROM message WHERE provider_message_id = ?1
+    ORDER BY number DESC LIMIT 200)
+UNION ALL
+SELECT p.message, p.provider, m.status < 10, p.part FROM (
+    SELECT message, part, provider FROM part WHERE provider_message_id = ?1
+    ORDER BY message DESC LIMIT 200) AS p
+JOIN message AS m ON m.number = p.message;
+
+-- name: uncertain_of
+-- What may have reached an operator for this number from this sender, unanswered.
+SELECT number FROM message
+WHERE status = 4 AND provider = ? AND recipient = ? AND sender = ? LIMIT 2;
 
 -- name: accepted_open
 -- Accepted by an operator, without a receipt so far, newest first.

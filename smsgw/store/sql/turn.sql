@@ -14,6 +14,10 @@ SELECT c.* FROM (VALUES {rows}) AS wanted JOIN client AS c ON c.number = wanted.
 -- The messages with these numbers.
 SELECT m.* FROM (VALUES {rows}) AS wanted JOIN message AS m ON m.number = wanted.column1;
 
+-- name: turn_parts
+-- The parts of these messages that were accepted one by one.
+SELECT p.* FROM (VALUES {rows}) AS wanted JOIN part AS p ON p.message = wanted.column1;
+
 -- name: turn_keys
 -- What these keys of these clients did.
 SELECT i.* FROM (VALUES {rows}) AS wanted
@@ -61,6 +65,11 @@ FROM (VALUES {rows}) AS v WHERE message.number = v.column1 AND message.status < 
 -- name: turn_add_entries
 -- Add entries to the ledger; none is ever changed.
 INSERT INTO entry VALUES {rows};
+
+-- name: turn_set_parts
+-- Remember parts that were accepted one by one, or how they ended.
+INSERT INTO part VALUES {rows}
+ON CONFLICT (message, part) DO UPDATE SET status = excluded.status;
 
 -- name: turn_set_keys
 -- Remember what keys did, or how it went on.

@@ -1,0 +1,154 @@
+"""What the gateway knows of an operator while it runs: places, tokens, answers, and trouble.
+
+Pure, like the rules around it: nothing here reads a clock or speaks to anybody.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+ANSWER_WEIGHT: Final = 0.1
+ANSWER_S_MIN: Final = 0.1
+"""No operator is counted on for more than ten windows a second, however fast it answers."""
+_ROUNDING: Final = 1e-9
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket in parts; a rate of 0 means no limit.
+
+    It holds at most ``burst_s`` seconds of its rate, and may be overdrawn by what must not wait.
+    """
+
+    rate_per_s: float
+    burst_s: float = 0.05
+    tokens: float = 0.0
+    at_s: float = 0.0
+
+    def refill(self, now_s: float) -> float:
+        """Add what time has brought; returns the tokens there are."""
+        most = max(1.0, self.rate_per_s * self.burst_s)
+        self.tokens = min(most, self.tokens + (now_s - self.at_s) * self.rate_per_s)
+        self.at_s = now_s
+        return self.tokens
+
+
+@dataclass(slots=True)
+class Link:
+    """What the allotter knows of one operator: its window, its tokens, and whether to use it.
+
+    ``in_flight`` counts parts claimed and not answered yet, ``answer_s`` is how long an answer
+    takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places. The otp
+    share of the window is kept free for one-time codes.
+
+    ``usable`` is what the operator's connections say of themselves, ``paused`` and ``off`` what
+    somebody has said: a paused one keeps what waits for it, one that is off takes part in nothing.
+
+    The breaker opens for ``open_s`` when ``failures_max`` submits in a row had no answer (0: it
+    never does), and closes with the first answer after that. A refusal is an answer.
+    """
+
+    name: str
+    window: int
+    bucket: Bucket
+    weight: int = 1
+    priority: int = 0
+    otp_share: float = 0.1
+    usable: bool = True
+    paused: bool = False
+    off: bool = False
+    resume_at_s: float = 0.0
+    in_flight: int = 0
+    answer_s: float = 1.0
+    answers: int = 0
+    otp_waiting: int = 0
+    failures_max: int = 0
+    open_s: float = 10.0
+    failures: int = 0
+    open_until_s: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is connected, and nobody has stopped it."""
+        return self.usable and not self.paused and not self.off
+
+    @property
+    def counts(self) -> bool:
+        """Whether it can be counted on at the moment."""
+        return self.is_on and self.open_until_s is None
+
+    def takes(self, now_s: float) -> bool:
+        """Whether it takes messages now, places aside."""
+        return (
+            self.is_on
+            and now_s >= self.resume_at_s
+            and (self.open_until_s is None or now_s >= self.open_until_s)
+        )
+
+    def probes(self) -> bool:
+        """Whether its breaker is open: then one message at a time may try whether it is back."""
+        return self.open_until_s is not None
+
+    def failed(self, now_s: float) -> bool:
+        """A submit had no answer in time; several in a row open the breaker.
+
+        Returns:
+            Whether it is open by that, or still is.
+        """
+        self.failures += 1
+        if self.failures_max and (self.failures >= self.failures_max or self.probes()):
+            self.open_until_s = now_s + self.open_s
+        return self.probes()
+
+    def worked(self) -> bool:
+        """A submit was answered, whatever the answer was; says whether that closed the breaker."""
+        was_open = self.probes()
+        self.failures = 0
+        self.open_until_s = None
+        return was_open
+
+    def free(self, now_s: float) -> int:
+        """How many parts the queue may claim for it now."""
+        if not self.takes(now_s):
+            return 0
+        # A share of a small window is a place of its own, never none.
+        kept = ceil(self.window * self.otp_share - _ROUNDING)
+        window = 1 if self.probes() else max(1, self.window - kept)
+        places = window - self.in_flight - self.otp_waiting
+        if self.bucket.rate_per_s:
+            places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
+        return max(0, places)
+
+    def wait_s(self, now_s: float) -> float | None:
+        """After how long time alone frees places; None where only an answer does."""
+        if not self.is_on:
+            return None
+        ready_at_s = max(self.resume_at_s, self.open_until_s or 0.0)
+        if now_s < ready_at_s:
+            return ready_at_s - now_s
+        if self.bucket.rate_per_s and self.bucket.tokens < 1:
+            return max(0.001, (1 - self.bucket.tokens) / self.bucket.rate_per_s)
+        return None
+
+    def take(self, parts: int) -> None:
+        """Reserve places and tokens."""
+        self.in_flight += parts
+        if self.bucket.rate_per_s:
+            self.bucket.tokens -= parts
+
+    def give_back(self, parts: int, *, tokens: bool) -> None:
+        """Free places; with the tokens where nothing was sent."""
+        self.in_flight -= parts
+        assert self.in_flight >= 0, "more places freed than taken"
+        if tokens and self.bucket.rate_per_s:
+            self.bucket.tokens += parts
+
+    def healthy_rate_per_s(self) -> float:
+        """Parts a second it can be counted on for: a window an answer, at most its limit."""
+        rate_per_s = self.window / max(self.answer_s, ANSWER_S_MIN)
+        return min(rate_per_s, self.bucket.rate_per_s or rate_per_s)
+
+    def answered(self, duration_s: float) -> None:
+        """Learn how long it took to answer."""
+        self.answers += 1
+        self.answer_s += ANSWER_WEIGHT * (duration_s - self.answer_s)

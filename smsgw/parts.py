@@ -1,0 +1,53 @@
+"""Messages that an operator takes part by part: each part has an answer and a receipt of its own.
+
+A message is accepted once all its parts are, and delivered once all are; the first part that is not
+delivered ends it. A retry sends only what was not accepted.
+"""
+
+from collections.abc import Mapping
+
+from smsgw.models import FINAL_FROM, Message, Outcome, Part, Status, Verdict
+from smsgw.turn import Turn
+
+
+def record(turn: Turn, message: Message, provider: str, outcomes: Mapping[int, Outcome]) -> None:
+    """Write down which parts an operator has accepted."""
+    rows = turn.parts.setdefault(message.number, {})
+    for number, outcome in outcomes.items():
+        if outcome.verdict is Verdict.ACCEPTED and number not in rows:
+            identifier = outcome.provider_message_id or None
+            turn.set_part(Part(message.number, number, provider, int(Status.SENT), identifier))
+
+
+def first_id(turn: Turn, message: Message) -> str | None:
+    """The operator's id of the first part."""
+    rows = turn.parts.get(message.number)
+    return rows[min(rows)].provider_message_id if rows else None
+
+
+def accepted(turn: Turn, message: Message) -> bool:
+    """Whether all parts were accepted."""
+    return len(turn.parts.get(message.number, ())) == message.parts
+
+
+def delivered(turn: Turn, message: Message) -> bool:
+    """Whether all parts were accepted, and delivered."""
+    rows = turn.parts.get(message.number, {})
+    return accepted(turn, message) and all(row.status == Status.DELIVERED for row in rows.values())
+
+
+def report(turn: Turn, message: Message, number: int, status: Status) -> Status | None:
+    """Write down how a part has ended.
+
+    Returns:
+        How the message has ended by that; None while other parts are under way, and where the part
+        had ended before.
+    """
+    row = turn.parts.get(message.number, {}).get(number)
+    if row is None or row.status >= FINAL_FROM:
+        return None
+    row.status = int(status)
+    turn.set_part(row)
+    if status is not Status.DELIVERED:
+        return status
+    return status if delivered(turn, message) else None

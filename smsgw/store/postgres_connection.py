@@ -1,0 +1,282 @@
+"""Connections to one PostgreSQL database: as many as are needed, up to a limit, checked once each.
+
+Nothing here tells a URL: it may hold a password. What went wrong is told by the server's own
+sentence and the place's name, ``store.shard_urls[0] (host/database)``.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from smsgw.errors import StoreError
+from smsgw.settings import PostgresSettings
+from smsgw.store.base import ShardUnavailableError
+
+try:
+    import asyncpg
+except ImportError as missing:
+    raise StoreError(
+        "store.shard_urls needs asyncpg: pip install 'smsgw[postgres]' brings it"
+    ) from missing
+
+VERSION_MIN: Final = 140_000
+CONNECT_S: Final = 5.0
+COMMAND_S: Final = 15.0
+"""How long a call may take that is no proof of everything."""
+_STATEMENTS_CACHED: Final = 1000
+_READ_AT_ONCE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+AGAIN: Final = frozenset({"40001", "40P01"})
+"""Serialization failure, deadlock: the transaction may be tried again."""
+UNIQUE: Final = "23505"
+UNDEFINED_TABLE: Final = "42P01"
+USURPED: Final = "SG001"
+# Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
+_PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
+_PASSING_CODES: Final = frozenset({"25006", "55P03", "25P03", "25P04"})
+
+ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    # A connection that ends at the wrong moment confuses asyncpg.
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What a call to the server may end in."""
+
+Connection = Any
+"""An ``asyncpg.Connection``; asyncpg brings no types."""
+
+
+def is_passing(error: BaseException, connection: Connection) -> bool:
+    """Whether an error of a statement is the trouble of the server, or of the way to it.
+
+    A connection on which no answer came, or a strange one, is not used again.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        return code[:2] in _PASSING or code in _PASSING_CODES
+    if isinstance(error, OSError | asyncpg.InternalClientError):
+        connection.terminate()
+    return isinstance(error, ERRORS) and bool(connection.is_closed())
+
+
+def code_of(error: BaseException) -> str:
+    """An error's SQLSTATE; empty where the server said none."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, without what somebody sent: no detail, no statement, no URL."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.args[0] if error.args else type(error).__name__)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return type(error).__name__
+
+
+class Database:
+    """One database of ``store.shard_urls``."""
+
+    def __init__(self, url: str, index: int, settings: PostgresSettings) -> None:
+        self.name = f"store.shard_urls[{index}]"
+        self.settings = settings
+        self._url = url
+        self._idle: list[Connection] = []
+        self._places = asyncio.Semaphore(settings.pool_max)
+        parts = None
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(url)
+        if parts is None or parts.scheme not in ("postgresql", "postgres"):
+            raise StoreError(f"{self.name} is no URL of the form postgresql://user@host/database")
+        host = parts.netloc.rpartition("@")[2]
+        self.name += f" ({host}{parts.path})"
+
+    async def _connect(self) -> Connection:
+        """A new, checked connection.
+
+        Raises:
+            StoreError: the server must not be trusted with a promise.
+            ShardUnavailableError: it cannot be reached now.
+        """
+        cached = _STATEMENTS_CACHED if self.settings.statement_cache else 0
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=CONNECT_S,
+                statement_cache_size=cached,
+                max_cached_statement_lifetime=0,
+            )
+        except ValueError:
+            # Its message may repeat the URL.
+            raise StoreError(f"{self.name} is not understood") from None
+        except ERRORS as error:
+            raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+        try:
+            await self._check(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _check(self, connection: Connection) -> None:
+        try:
+            found = await connection.fetchrow(
+                "SELECT current_setting('server_version_num')::integer AS version,"
+                " current_setting('fsync') AS fsync,"
+                " current_setting('synchronous_commit') AS synchronous_commit,"
+                " current_setting('server_encoding') AS encoding,"
+                " pg_is_in_recovery() AS standby"
+            )
+        except ERRORS as error:
+            raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+        if found["version"] < VERSION_MIN:
+            old = found["version"] // 10_000
+            raise StoreError(f"{self.name} is PostgreSQL {old}; 14 or newer is needed")
+        for setting in ("fsync", "synchronous_commit"):
+            if found[setting] == "off":
+                raise StoreError(
+                    f"{self.name} has {setting} = off: it would lose what was promised;"
+                    " set it to on"
+                )
+        if found["encoding"] != "UTF8":
+            raise StoreError(f"{self.name} has the encoding {found['encoding']}, not UTF8")
+        if found["standby"]:
+            raise ShardUnavailableError(f"{self.name} is a standby: it cannot be written")
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection to use; what is left of a transaction is rolled back afterwards.
+
+        Raises:
+            StoreError: the server must not be trusted with a promise.
+            ShardUnavailableError: it cannot be reached now.
+        """
+        async with self._places:
+            while self._idle and self._idle[-1].is_closed():
+                self._idle.pop()
+            connection = self._idle.pop() if self._idle else await self._connect()
+            try:
+                yield connection
+            except BaseException:
+                await _put_in_order(connection)
+                raise
+            else:
+                await _put_in_order(connection)
+            finally:
+                if not connection.is_closed():
+                    self._idle.append(connection)
+
+    @contextlib.asynccontextmanager
+    async def at_once(self) -> AsyncIterator[Connection]:
+        """A connection that only reads, and sees everything as it is at one moment.
+
+        Raises:
+            ShardUnavailableError: the server cannot be reached now.
+        """
+        async with self.connection() as connection:
+            await connection.execute(_READ_AT_ONCE)
+            yield connection
+            await connection.execute("COMMIT")
+
+    async def fetch(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of one statement.
+
+        Raises:
+            ShardUnavailableError: the server cannot answer now.
+        """
+        async with self.connection() as connection:
+            return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
+
+    async def close(self) -> None:
+        """Close every connection; none is in use any more."""
+        for connection in self._idle:
+            with contextlib.suppress(*ERRORS):
+                await connection.close(timeout=CONNECT_S)
+            if not connection.is_closed():
+                connection.terminate()
+        self._idle.clear()
+
+
+async def fetch(
+    connection: Connection, statement: str, *parameters: Any, timeout_s: float | None = None
+) -> list[tuple[Any, ...]]:
+    """The rows of one statement on a connection; without a limit, it may take as long as it likes.
+
+    Raises:
+        ShardUnavailableError: the server cannot answer now.
+    """
+    try:
+        found = await connection.fetch(statement, *parameters, timeout=timeout_s)
+        return [tuple(row) for row in found]
+    except ERRORS as error:
+        if is_passing(error, connection):
+            raise ShardUnavailableError(sentence(error)) from error
+        raise
+
+
+async def _put_in_order(connection: Connection) -> None:
+    """End an open transaction; a connection on which that fails is dropped."""
+    if connection.is_closed() or not connection.is_in_transaction():
+        return
+    try:
+        await connection.execute("ROLLBACK")
+    except ERRORS:
+        connection.terminate()
+
+
+async def migrate(
+    database: Database, schema: str, steps: list[tuple[int, str, str]], now_ms: int
+) -> None:
+    """Bring a schema up to date, or make it; everything is one transaction.
+
+    Raises:
+        StoreError: the schema is newer than this program, or it cannot be made.
+    """
+    async with database.connection() as connection:
+        while True:
+            try:
+                await _migrate(connection, schema, steps, now_ms)
+            except asyncpg.UniqueViolationError:
+                # Another gateway makes it at this very moment; what it has made is there now.
+                await _put_in_order(connection)
+            except StoreError as error:
+                raise StoreError(f"{database.name}, schema {schema}: {error.detail}") from None
+            except asyncpg.PostgresError as error:
+                raise StoreError(f"{database.name}, schema {schema}: {sentence(error)}") from error
+            else:
+                return
+
+
+async def _migrate(
+    connection: Connection, schema: str, steps: list[tuple[int, str, str]], now_ms: int
+) -> None:
+    # The schema's name is our own.
+    await connection.execute(
+        f"""
+        BEGIN ISOLATION LEVEL READ COMMITTED;
+        SET LOCAL client_min_messages = warning;
+        CREATE SCHEMA IF NOT EXISTS {schema};
+        CREATE TABLE IF NOT EXISTS {schema}.migration (
+            number integer PRIMARY KEY, name text NOT NULL, applied_at_ms bigint NOT NULL);
+        LOCK TABLE {schema}.migration IN ACCESS EXCLUSIVE MODE
+        """
+    )
+    (done,) = await connection.fetchrow(
+        f"SELECT coalesce(max(number), 0) FROM {schema}.migration"  # noqa: S608
+    )
+    if done > len(steps):
+        raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
+    for number, name, script in steps[done:]:
+        await connection.execute(script)
+        await connection.execute(
+            f"INSERT INTO {schema}.migration VALUES ($1, $2, $3)",  # noqa: S608
+            number,
+            name,
+            now_ms,
+        )
+    await connection.execute("COMMIT")

@@ -1,0 +1,165 @@
+"""Between a turn and the two documents that it exchanges with PostgreSQL: loaded, written."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any, Final
+
+from smsgw.models import Account, Batch, Flow, KeyRecord, Message, OtpCode, Part, Status
+from smsgw.store.postgres_statements import WRITTEN_TOGETHER
+from smsgw.turn import QueueKey, Turn, Wants
+
+_FLYING: Final = frozenset({Status.SENDING, Status.UNCERTAIN})
+FlowKey = tuple[int, int, int]
+"""(client number, route, lane)"""
+
+
+class Loaded:
+    """What came with a turn's rows: what is true of the whole shard."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.rows = document
+        self.flows: dict[FlowKey, Flow] = {
+            (client, route, lane): Flow(*ranks)
+            for client, route, lane, *ranks in document["flows"] or ()
+        }
+        self.waiting: dict[QueueKey, int] = {}
+        self.lane_parts: dict[QueueKey, int] = {}
+        for route, lane, messages, parts in document["backlog"] or ():
+            self.waiting[route, lane] = messages
+            self.lane_parts[route, lane] = parts
+        self.waits: int = document["waits"] or 0
+        self.next_client: int = document["next_client"]
+        self.counted_to: int = document["counted_to"]
+        self.floor: int = document["floor"]
+
+
+def wanted(wants: Wants) -> Sequence[Sequence[Any]]:
+    """The parameters of ``turn_load`` behind the first two, in its order."""
+    keys, codes = list(wants.keys), list(wants.codes)
+    heads = list(wants.heads.items())
+    return (
+        list(wants.clients),
+        list(wants.numbers),
+        list(wants.messages),
+        [client for client, _ in keys],
+        [digest for _, digest in keys],
+        list(wants.batches),
+        [client for client, _ in codes],
+        [recipient for _, recipient in codes],
+        list(wants.parts),
+        [route for (route, _), _ in heads],
+        [lane for (_, lane), _ in heads],
+        [count for _, count in heads],
+    )
+
+
+def parse(document: str) -> Loaded:
+    """What ``turn_load`` has answered."""
+    return Loaded(json.loads(document))
+
+
+def fill(turn: Turn, wants: Wants, loaded: Loaded) -> None:
+    """Bring what was loaded into the turn."""
+    rows = loaded.rows
+    for number, identifier, *rest in rows["accounts"] or ():
+        account = Account(number, bytes.fromhex(identifier), *rest)
+        turn.accounts[number] = turn.account_of[account.id] = account
+    for number, identifier, *rest in rows["messages"] or ():
+        turn.messages[number] = Message(number, bytes.fromhex(identifier), *rest)
+    for client, digest, fingerprint, *rest in rows["keys"] or ():
+        record = KeyRecord(client, bytes.fromhex(digest), bytes.fromhex(fingerprint), *rest)
+        turn.keys[client, record.digest] = record
+    for number, identifier, *rest in rows["batches"] or ():
+        turn.batches[number] = Batch(number, bytes.fromhex(identifier), *rest)
+    for message, client, recipient, identifier, *rest in rows["codes"] or ():
+        code = OtpCode(message, client, recipient, bytes.fromhex(identifier), *rest)
+        turn.codes[client, recipient] = code
+    for key in wants.heads:
+        turn.heads[key] = []
+    for route, lane, *place in rows["heads"] or ():
+        turn.heads[route, lane].append(tuple(place))
+    for places in turn.heads.values():
+        places.sort()
+        # A long message may have been accepted in part by an earlier attempt.
+        wants.parts.update(number for _, number, _, parts in places if parts > 1)
+    for number in wants.parts:
+        turn.parts[number] = {}
+    for number, part, *rest in rows["parts"] or ():
+        turn.parts[number][part] = Part(number, part, *rest)
+    turn.next_client = loaded.next_client
+
+
+def changes(turn: Turn) -> dict[str, Any]:
+    """What ``turn_write`` is to write of a turn; nothing of what did not change."""
+    moved = [*turn.new_messages.values(), *turn.changed_messages.values()]
+    queued = turn.queued.items()
+    found: dict[str, Iterable[Any]] = {
+        "add_clients": map(_row, turn.new_accounts.values()),
+        "change_clients": map(_account_changes, turn.changed_accounts.values()),
+        "add_messages": map(_row, turn.new_messages.values()),
+        "change_messages": map(_message_changes, turn.changed_messages.values()),
+        "landed": (m.number for m in turn.changed_messages.values() if m.status not in _FLYING),
+        "flying": ((m.number, m.status, m.attempts) for m in moved if m.status in _FLYING),
+        "add_entries": turn.entries,
+        "set_keys": map(_row, turn.new_keys.values()),
+        "set_batches": map(_row, turn.new_batches.values()),
+        "set_codes": map(_row, turn.new_codes.values()),
+        "set_parts": map(_row, turn.changed_parts.values()),
+        "dequeue": turn.unqueued.values(),
+        "enqueue": ((*key, *place) for key, places in queued for place in places.values()),
+        "set_flows": ((*key, *astuple(flow)) for key, flow in turn.flows.items()),
+        "add_backlog": ((*key, *counts) for key, counts in backlog_changes(turn).items()),
+        "add_timers": turn.timers,
+        "add_totals": turn.total_changes(),
+        **{
+            name: [parameters for statement, parameters in turn.writes if statement == name]
+            for name in WRITTEN_TOGETHER
+        },
+    }
+    return {name: rows for name, values in found.items() if (rows := list(values))}
+
+
+def backlog_changes(turn: Turn) -> dict[QueueKey, tuple[int, int]]:
+    """How many messages and parts a turn has put into each queue, less what it took out."""
+    counts: defaultdict[QueueKey, list[int]] = defaultdict(lambda: [0, 0])
+    for key, places in turn.queued.items():
+        counts[key][0] += len(places)
+        counts[key][1] += sum(place[3] for place in places.values())
+    for number, (route, lane, _, _) in turn.unqueued.items():
+        counts[route, lane][0] -= 1
+        counts[route, lane][1] -= turn.messages[number].parts
+    return {
+        key: (messages, parts) for key, (messages, parts) in counts.items() if messages or parts
+    }
+
+
+def _row(record: Any) -> list[Any]:
+    """A record's fields in the order of its columns; bytes as hexadecimal digits."""
+    return [
+        value.hex() if isinstance(value, bytes) else value
+        for value in [getattr(record, name) for name in record.__slots__]
+    ]
+
+
+def _account_changes(account: Account) -> tuple[Any, ...]:
+    return (
+        account.number,
+        account.name,
+        account.weight,
+        account.credits_cents,
+        account.held_cents,
+        account.charged_cents,
+        account.sequence,
+        account.waiting,
+        account.paused,
+    )
+
+
+def _message_changes(m: Message) -> tuple[Any, ...]:
+    return (
+        m.number, m.status, m.reason, m.held_cents, m.charged_cents, m.route, m.rank, m.attempts,
+        m.provider, m.provider_message_id, m.last_error, m.due_at_ms, m.submitted_at_ms,
+        m.final_at_ms, m.updated_at_ms, m.express_missed,
+    )  # fmt: skip

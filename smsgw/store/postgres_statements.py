@@ -1,0 +1,128 @@
+"""SQL for PostgreSQL: named statements with their schema, the turn's functions, migrations.
+
+Statements say ``shard.`` or ``catalog.`` before every table and function; the schema's own name is
+put there. So nothing depends on the state of a session, and poolers may give every transaction
+another one.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from hashlib import blake2b
+from typing import Any, Final
+
+from smsgw.store import statements
+
+CATALOG: Final = "smsgw_catalog"
+"""The schema of the catalog, in the first database."""
+WRITTEN_TOGETHER: Final = frozenset({"event_add", "timer_delete"})
+"""Statements that a turn's one call carries out itself, since they come in numbers."""
+_LOCK_WAIT_MS: Final = 5_000
+_IDLE_MS_MAX: Final = 10_000
+_PLACES: Final = re.compile(r"\b(shard|catalog)\.")
+
+
+def schema_of(number: int) -> str:
+    """The schema of a shard."""
+    return f"smsgw_{number:02d}"
+
+
+@cache
+def _digest() -> str:
+    """Of the text of the turn's functions."""
+    text = repr(sorted(statements.load("postgres/turn").items()))
+    return blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _placed(sql: str, schema: str) -> str:
+    placed = _PLACES.sub(f"{schema}.", sql)
+    return re.sub(r"\b(turn_load|turn_write)\(", rf"\1_{_digest()}(", placed)
+
+
+@cache
+def shard_statements(schema: str, incarnation: int) -> Mapping[str, str]:
+    """Every statement of a shard that is asked for by its name, as this gateway asks it."""
+    return _own("sweep", "reads", schema=schema, incarnation=incarnation)
+
+
+@cache
+def audit_statements(schema: str) -> Mapping[str, str]:
+    """What an audit asks."""
+    return {name: _placed(sql, schema) for name, sql in statements.load("postgres/audit").items()}
+
+
+@cache
+def gateway_statements(schema: str, incarnation: int) -> Mapping[str, str]:
+    """What a gateway asks a shard about itself and the others."""
+    return _own("gateway", schema=schema, incarnation=incarnation)
+
+
+def _own(*nouns: str, schema: str, incarnation: int) -> Mapping[str, str]:
+    """Statements in which ``:own`` stands for the gateway that asks."""
+    found = statements.load(*(f"postgres/{noun}" for noun in nouns))
+    return {
+        name: _placed(sql, schema).replace(":own", str(incarnation)) for name, sql in found.items()
+    }
+
+
+@cache
+def catalog_statements() -> Mapping[str, str]:
+    """Every statement of the catalog."""
+    return {
+        name: _placed(sql, CATALOG) for name, sql in statements.load("postgres/registry").items()
+    }
+
+
+def functions(schema: str) -> dict[str, str]:
+    """What makes the turn's functions, by the names they get."""
+    return {
+        f"{name}_{_digest()}": _placed(sql, schema)
+        for name, sql in statements.load("postgres/turn").items()
+    }
+
+
+def migrations(noun: str, schema: str) -> list[tuple[int, str, str]]:
+    """The numbered migrations of ``schema`` or ``catalog``: (number, name, script)."""
+    steps = statements.migrations(f"postgres/{noun}")
+    return [(number, name, _placed(script, schema)) for number, name, script in steps]
+
+
+def begin(lease_s: float) -> str:
+    """What begins a turn; one that stands still is ended by the server long before its lease is."""
+    idle_ms = min(_IDLE_MS_MAX, round(lease_s * 500))
+    return (
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+        f" SET LOCAL lock_timeout = {_LOCK_WAIT_MS};"
+        f" SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+    )
+
+
+def load_call(schema: str) -> str:
+    """The call that loads a turn."""
+    parameters = ", ".join(f"${number}" for number in range(1, 15))
+    return _placed(f"SELECT shard.turn_load({parameters})", schema)
+
+
+def write_call(schema: str, document: Mapping[str, Any]) -> str:
+    """The call that writes a turn, as text that takes no parameters.
+
+    Only such text can be sent together with the COMMIT. The document stands between dollar quotes
+    and holds no dollar sign, so that nothing in it can end them, whatever the server's settings.
+    """
+    text = json.dumps(document, separators=(",", ":"))
+    if "\\u0000" in text:
+        text = json.dumps(storable(document), separators=(",", ":"))
+    text = text.replace("$", "\\u0024")
+    return f"SELECT {schema}.turn_write_{_digest()}($turn${text}$turn$)"
+
+
+def storable(value: Any) -> Any:
+    """A value without the one character that PostgreSQL keeps in no text: NUL."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, Mapping):
+        return {key: storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value

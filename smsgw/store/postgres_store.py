@@ -1,0 +1,232 @@
+"""A whole store in PostgreSQL: its databases, its catalog, this gateway's seat, every shard.
+
+``run`` keeps the leases and looks at what other gateways have changed, every ``postgres.poll_ms``:
+no connection is held for notifications, and none has a state, so that poolers may stand between.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from smsgw.errors import StoreError
+from smsgw.fairness import Allotter
+from smsgw.logs import get
+from smsgw.settings import PostgresSettings, StoreSettings
+from smsgw.store import postgres_statements as statements
+from smsgw.store.base import ShardUnavailableError
+from smsgw.store.directory import DataDirectory
+from smsgw.store.postgres import PostgresShard
+from smsgw.store.postgres_catalog import PostgresCatalog, database_index
+from smsgw.store.postgres_connection import UNDEFINED_TABLE, Database, code_of
+from smsgw.store.postgres_seat import Seat
+from smsgw.store.shard import Shard
+
+log = get(__name__)
+
+BEATS: Final = 3
+"""How often a lease is renewed before it would end."""
+
+
+class SeatLostError(Exception):
+    """Another process has taken this gateway's place: this one must end."""
+
+
+class PostgresStore:
+    """The open store."""
+
+    def __init__(self, databases: list[Database], settings: PostgresSettings) -> None:
+        self.databases = databases
+        self.stores: list[PostgresShard] = []
+        self.gateways_alive = 1
+        self.on_gateways: Callable[[int], None] = lambda _: None
+        """Called when another number of gateways is alive and sends."""
+        self.on_pauses: Callable[[], None] = lambda: None
+        """Called when another gateway has paused or resumed something."""
+        self.catalog: PostgresCatalog
+        self._settings = settings
+        self._seat: Seat | None = None
+        self._sql = statements.catalog_statements()
+        self._pushed: dict[tuple[int, int], int] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        directory: DataDirectory,
+        settings: StoreSettings,
+        postgres: PostgresSettings,
+        now_ms: int,
+    ) -> "PostgresStore":
+        """Open the catalog and every shard.
+
+        Raises:
+            StoreError: saying which database is unfit or out of reach, or which shard is missing,
+                foreign or extra.
+        """
+        urls = [url.get_secret_value() for url in settings.shard_urls]
+        self = cls([Database(url, n, postgres) for n, url in enumerate(urls)], postgres)
+        try:
+            await self._open(directory, settings, now_ms)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _open(self, directory: DataDirectory, settings: StoreSettings, now_ms: int) -> None:
+        if (directory.path / "catalog.db").exists():
+            raise StoreError(
+                f"{directory.path} holds a store in files; with store.shard_urls, another data"
+                " directory is needed"
+            )
+        first = self.databases[0]
+        shards = max(settings.shards, len(self.databases))
+        self.catalog = catalog = await PostgresCatalog.open(
+            first, shards, len(self.databases), now_ms
+        )
+        try:
+            await self._check_extra()
+        except ShardUnavailableError as error:
+            raise StoreError(str(error)) from error
+        directory.claim_for_server(catalog.store_id)
+        self._seat = seat = await Seat.take(first, directory.path, directory.key())
+        for number, place in catalog.shards.items():
+            self.stores.append(
+                await PostgresShard.open(
+                    number,
+                    self._database(number, place),
+                    gateway=seat.number,
+                    incarnation=seat.incarnation,
+                    identity={
+                        "store": catalog.store_id,
+                        "shard": number,
+                        "shards": len(catalog.shards),
+                        "epoch": catalog.epoch,
+                    },
+                    new=not catalog.made,
+                    now_ms=now_ms,
+                )
+            )
+        if not catalog.made:
+            await catalog.set_made()
+
+    def _database(self, number: int, place: str) -> Database:
+        index = database_index(place)
+        if index >= len(self.databases):
+            raise StoreError(f"shard {number} is at store.shard_urls[{index}], which is not set")
+        return self.databases[index]
+
+    async def _check_extra(self) -> None:
+        """Compare the schemas that are there with those the catalog names.
+
+        Raises:
+            StoreError: naming the extra one.
+        """
+        for database in self.databases:
+            found = await database.fetch(
+                "SELECT nspname FROM pg_namespace WHERE nspname ~ '^smsgw_[0-9]{2,3}$'"
+            )
+            for (schema,) in sorted(found):
+                number = int(schema.removeprefix("smsgw_"))
+                if number not in self.catalog.shards or not await self._is_ours(database, schema):
+                    raise StoreError(
+                        f"{database.name}: the schema {schema} does not belong to this store"
+                    )
+
+    async def _is_ours(self, database: Database, schema: str) -> bool:
+        """Whether a schema was made for this store, or is being made."""
+        sql = statements.gateway_statements(schema, 0)["identity_get"]
+        try:
+            found = await database.fetch(sql, ["store"])
+        except ShardUnavailableError:
+            raise
+        except Exception as error:
+            if code_of(error) == UNDEFINED_TABLE:
+                return False
+            raise
+        return not found or found[0][1] == self.catalog.store_id
+
+    async def serve(self, allotter: Allotter) -> None:
+        """Say that this gateway sends from now on, and learn how far queues have come."""
+        assert self._seat is not None
+        self._seat.serving = True
+        with contextlib.suppress(ShardUnavailableError, StoreError):
+            await self._seat.beat()
+        await self._look_at_catalog(allotter)
+
+    async def run(self, shards: Mapping[int, Shard], allotter: Allotter) -> None:
+        """Keep the leases, and look at what other gateways do, until cancelled.
+
+        Raises:
+            SeatLostError: another process has taken this gateway's place.
+        """
+        poll_s = self._settings.poll_ms / 1000
+        beat_every = max(1, int(self._settings.lease_s / BEATS / poll_s))
+        count = 0
+        while True:
+            if count % beat_every == 0:
+                await self._beat()
+            count += 1
+            await asyncio.gather(
+                self._look_at_catalog(allotter),
+                *(self._look_at(store, shards[store.number]) for store in self.stores),
+            )
+            await asyncio.sleep(poll_s)
+
+    async def _beat(self) -> None:
+        assert self._seat is not None
+        with contextlib.suppress(ShardUnavailableError, StoreError):
+            if not await self._seat.beat():
+                raise SeatLostError(f"another process is gateway {self._seat.number} now")
+        for store in self.stores:
+            with contextlib.suppress(ShardUnavailableError, StoreError):
+                await store.beat()
+
+    async def _look_at(self, store: PostgresShard, shard: Shard) -> None:
+        try:
+            heads = await store.look()
+        except (ShardUnavailableError, StoreError):
+            shard.probe()
+        else:
+            shard.refresh(heads, store.ended)
+
+    async def _look_at_catalog(self, allotter: Allotter) -> None:
+        try:
+            await self._push(allotter)
+            ((document,),) = await self.catalog.database.fetch(self._sql["catalog_look"])
+        except (ShardUnavailableError, StoreError):
+            return
+        found = json.loads(document)
+        for route, lane, rank in found["virtual"] or ():
+            key = (route, lane)
+            allotter.virtual[key] = max(rank, allotter.virtual.get(key, 0))
+        paused = set(found["paused"] or ())
+        if paused != self.catalog.paused:
+            self.catalog.paused = paused
+            self.on_pauses()
+        alive = max(1, found["serving"])
+        if alive != self.gateways_alive:
+            log.info("gateways.alive", "another number of gateways sends", gateways=alive)
+            self.gateways_alive = alive
+            self.on_gateways(alive)
+
+    async def _push(self, allotter: Allotter) -> None:
+        """Tell how far our queues have come, where that is further than was told."""
+        ahead = {
+            key: rank for key, rank in allotter.virtual.items() if rank > self._pushed.get(key, -1)
+        }
+        if ahead:
+            routes, lanes = zip(*ahead, strict=True)
+            await self.catalog.database.fetch(
+                self._sql["virtual_push"], list(routes), list(lanes), list(ahead.values())
+            )
+            self._pushed |= ahead
+
+    async def close(self) -> None:
+        """Give the seat back, and close every database."""
+        for store in self.stores:
+            await store.close()
+        if self._seat is not None:
+            await self._seat.leave()
+        for database in self.databases:
+            await database.close()

@@ -1,0 +1,290 @@
+"""One try to carry out a turn in PostgreSQL: load, decide, write, commit."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from smsgw.errors import InternalError, SmsgwError
+from smsgw.models import FINAL_FROM
+from smsgw.store import postgres_rows as rows
+from smsgw.store import postgres_statements as statements
+from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
+from smsgw.store.postgres_connection import (
+    AGAIN,
+    COMMAND_S,
+    UNIQUE,
+    USURPED,
+    Connection,
+    code_of,
+    is_passing,
+    sentence,
+)
+from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
+
+if TYPE_CHECKING:
+    from smsgw.store.postgres import PostgresShard
+
+_SWEEPS: Final = frozenset({"span_end", "keys_page", "codes_page", "entries_oldest", "parked_old"})
+"""What is asked by turns that work on many clients, or none, without loading them."""
+_SERVER_SHARE: Final = 3.0
+"""What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
+
+
+class Attempt:
+    """One try to carry out a turn."""
+
+    def __init__(
+        self, shard: "PostgresShard", now_ms: int, virtual: Mapping[QueueKey, int]
+    ) -> None:
+        self._shard = shard
+        self._now_ms = now_ms
+        self._virtual = virtual
+        self._serial = shard.next_serial()
+        self._wrote = False
+        self._work_s = 0.0
+        self._commit_s = 0.0
+
+    async def together(self, connection: Connection, items: Sequence[Item]) -> TurnResult:
+        """All items at once.
+
+        Raises:
+            OneFailed: some item cannot be decided or written.
+            Again: another gateway was in the way.
+        """
+        await self._run(connection, self._shard.begin)
+        turn, loaded = await self._decided(connection, items)
+        script = self._script(turn)
+        if rest := self._rest(turn):
+            await self._run(connection, script)
+            await self._write_rest(connection, rest)
+            script = ""
+        await self._commit(connection, script)
+        return self._finish([(turn, loaded)], [None] * len(items))
+
+    async def one_by_one(self, connection: Connection, items: Sequence[Item]) -> TurnResult:
+        """After a turn failed: each item under a savepoint, so that one fails alone.
+
+        Raises:
+            Again: another gateway was in the way.
+        """
+        await self._run(connection, self._shard.begin)
+        done: list[tuple[Turn, rows.Loaded]] = []
+        errors: list[SmsgwError | None] = []
+        for item in items:
+            await self._run(connection, "SAVEPOINT item")
+            try:
+                turn, loaded = await self._decided(connection, [item])
+                await self._run(connection, self._script(turn))
+                await self._write_rest(connection, self._rest(turn))
+            except OneFailed as failed:
+                await self._run(connection, "ROLLBACK TO item")
+                failure = InternalError()
+                failure.__cause__ = failed.__cause__
+                errors.append(failure)
+            except Again as again:
+                if not again.collision:
+                    raise
+                await self._run(connection, "ROLLBACK TO item")
+                failure = InternalError()
+                failure.__cause__ = again.__cause__
+                errors.append(failure)
+            else:
+                done.append((turn, loaded))
+                errors.append(None)
+            await self._run(connection, "RELEASE item")
+        await self._commit(connection, "")
+        return self._finish(done, errors)
+
+    async def _decided(
+        self, connection: Connection, items: Sequence[Item]
+    ) -> tuple[Turn, rows.Loaded]:
+        """Load what the items need, and let them decide."""
+        shard = self._shard
+        wants = Wants()
+        try:
+            for item in items:
+                item.needs(wants)
+            asks = [(shard.sql[statement], *ask) for ask in wants.asks for statement in ask[:1]]
+        except Exception as error:
+            raise OneFailed from error
+        if any(ask[0] in _SWEEPS for ask in wants.asks):
+            await self._fetch(connection, shard.own["sweep_lock"])
+        asked: dict[tuple[str, tuple[Any, ...]], list[tuple[Any, ...]]] = {}
+        for sql, statement, parameters in asks:
+            if (statement, parameters) not in asked:
+                found = await self._fetch(connection, sql, *statements.storable(parameters))
+                asked[statement, parameters] = found
+                if statement.startswith("message_"):
+                    wants.messages.update(row[0] for row in found)
+        ((document,),) = await self._fetch(
+            connection,
+            shard.load_call,
+            shard.gateway,
+            shard.incarnation,
+            *rows.wanted(wants),
+        )
+        begun_s = time.perf_counter()
+        loaded = rows.parse(document)
+        shard.numbers.above(loaded.floor)
+        turn = Turn(self._now_ms, shard.numbers, loaded.flows, self._virtual, loaded.counted_to)
+        turn.asked = asked
+        turn.elsewhere = frozenset(loaded.rows["elsewhere"] or ())
+        rows.fill(turn, wants, loaded)
+        try:
+            run_items(items, turn)
+        except Exception as error:
+            raise OneFailed from error
+        self._work_s += time.perf_counter() - begun_s
+        return turn, loaded
+
+    def _script(self, turn: Turn) -> str:
+        """The call that writes a turn; nothing where nothing has changed."""
+        shard = self._shard
+        try:
+            changes = rows.changes(turn)
+            if not changes and not turn.writes and not turn.waiting:
+                return ""
+            self._wrote = True
+            return statements.write_call(
+                shard.schema,
+                {
+                    "gateway": shard.gateway,
+                    "incarnation": shard.incarnation,
+                    "serial": self._serial,
+                    "lease_s": shard.database.settings.lease_s,
+                    "waits": turn.waiting,
+                    **changes,
+                },
+            )
+        except (TypeError, ValueError) as error:
+            raise OneFailed from error
+
+    def _rest(self, turn: Turn) -> list[tuple[str, list[tuple[Any, ...]]]]:
+        """What a turn wants written by its name, after everything else: runs of one statement."""
+        runs: list[tuple[str, list[tuple[Any, ...]]]] = []
+        for statement, parameters in turn.writes:
+            if statement in statements.WRITTEN_TOGETHER:
+                continue
+            if not runs or runs[-1][0] != statement:
+                runs.append((statement, []))
+            runs[-1][1].append(parameters)
+        return runs
+
+    async def _write_rest(
+        self, connection: Connection, runs: list[tuple[str, list[tuple[Any, ...]]]]
+    ) -> None:
+        for statement, parameters in runs:
+            try:
+                sql = self._shard.sql[statement]
+                await connection.executemany(sql, statements.storable(parameters))
+            except Exception as error:
+                raise _judged(error, connection) from error
+
+    async def _run(self, connection: Connection, script: str) -> None:
+        if not script:
+            return
+        try:
+            await connection.execute(script, timeout=COMMAND_S)
+        except Exception as error:
+            raise _judged(error, connection) from error
+
+    async def _fetch(self, connection: Connection, sql: str, *parameters: Any) -> list[Any]:
+        try:
+            found = await connection.fetch(sql, *parameters, timeout=COMMAND_S)
+            return [tuple(row) for row in found]
+        except Exception as error:
+            raise _judged(error, connection) from error
+
+    async def _commit(self, connection: Connection, script: str) -> None:
+        """Write and commit in one call; where its answer is lost, find out what became of it.
+
+        Raises:
+            ShardUnavailableError: nothing was written.
+            CommitUnknownError: nobody knows.
+        """
+        begun_s = time.perf_counter()
+        commit = f"{script}; COMMIT" if script else "COMMIT"
+        try:
+            await connection.execute(commit, timeout=COMMAND_S)
+        except Exception as error:
+            fatal = getattr(error, "severity_en", "") in ("FATAL", "PANIC")
+            answered = code_of(error) and not fatal and not connection.is_closed()
+            if answered or not self._wrote:
+                raise _judged(error, connection) from error
+            connection.terminate()
+            if not await self._shard.is_committed(self._serial):
+                raise Broken(sentence(error)) from error
+        self._commit_s = time.perf_counter() - begun_s
+
+    def _finish(
+        self, done: list[tuple[Turn, rows.Loaded]], errors: Sequence[SmsgwError | None]
+    ) -> TurnResult:
+        """Remember what was committed, and tell the loop about it."""
+        result = TurnResult(errors, work_s=_SERVER_SHARE * self._work_s, commit_s=self._commit_s)
+        shard = self._shard
+        turns = [turn for turn, _ in done]
+        if done:
+            shard.absorb(*done[-1])
+        changed = [
+            message
+            for turn in turns
+            for messages in (turn.new_messages, turn.changed_messages)
+            for message in messages.values()
+        ]
+        finals = [message for message in changed if message.status >= FINAL_FROM]
+        result.claims = [message for turn in turns for message in turn.claims]
+        result.accepted_parts = {
+            number: frozenset(parts)
+            for turn in turns
+            for number, parts in turn.parts.items()
+            if parts
+        }
+        result.late = self._commit_s > shard.database.settings.lease_s / 2
+        result.waiting = dict(shard.waiting)
+        result.queued = _lowest_queued(turns)
+        result.finals = Counter(message.status for message in finals)
+        result.ended = [m.number for m in finals if m.number in shard.watched]
+        result.due_ms = min((due for turn in turns for due, _, _ in turn.timers), default=None)
+        return result
+
+
+def _lowest_queued(turns: Sequence[Turn]) -> dict[QueueKey, int]:
+    """The lowest rank that turns have put into each queue and left there."""
+    lowest: dict[QueueKey, int] = {}
+    for turn in turns:
+        for key, places in turn.queued.items():
+            if places:
+                rank = min(places.values())[0]
+                lowest[key] = min(rank, lowest.get(key, rank))
+    return lowest
+
+
+def _judged(error: Exception, connection: Connection) -> Exception:
+    """What an error of a statement means for its turn."""
+    if code_of(error) == USURPED:
+        return CommitUnknownError(sentence(error))
+    if code_of(error) in AGAIN:
+        return Again(collision=False)
+    if code_of(error) == UNIQUE:
+        return Again(collision=True)
+    if is_passing(error, connection):
+        kind = Broken if connection.is_closed() else ShardUnavailableError
+        return kind(sentence(error))
+    return OneFailed()
+
+
+class Broken(ShardUnavailableError):
+    """The connection broke, and nothing was written: another connection may be better."""
+
+
+class OneFailed(Exception):
+    """Some item of a turn could not be decided or written."""
+
+
+class Again(Exception):
+    """Another gateway was in the way; ``collision``: by adding the same row."""
+
+    def __init__(self, *, collision: bool) -> None:
+        super().__init__()
+        self.collision = collision

@@ -1,0 +1,64 @@
+-- What a gateway asks a shard about itself and about the others that work on it.
+
+-- name: own_enter
+-- Begin to work on a shard, as a new incarnation.
+INSERT INTO shard.gateway AS g (number, incarnation, lease_until, serial, waits)
+VALUES ($1, $2, clock_timestamp() + $3::double precision * interval '1 second', 0, 0)
+ON CONFLICT (number) DO UPDATE SET
+    incarnation = excluded.incarnation, lease_until = excluded.lease_until, serial = 0
+WHERE g.incarnation < excluded.incarnation
+RETURNING number;
+
+-- name: own_beat
+-- Say that a gateway is alive; no row where another process has taken its place.
+UPDATE shard.gateway
+SET lease_until = clock_timestamp() + $3::double precision * interval '1 second'
+WHERE number = $1 AND incarnation = $2
+RETURNING number;
+
+-- name: own_leave
+-- Say that a gateway has ended.
+UPDATE shard.gateway SET lease_until = clock_timestamp() WHERE number = $1 AND incarnation = $2;
+
+-- name: own_serial
+-- The last turn of a gateway that was committed; waits for one that is not at its end.
+SELECT serial FROM shard.gateway WHERE number = $1 AND incarnation = $2 FOR UPDATE;
+
+-- name: sweep_lock
+-- Let no gateway have a turn beside this one: every turn holds its gateway's row.
+SELECT number FROM shard.gateway ORDER BY number FOR UPDATE;
+
+-- name: identity_get
+-- What a shard says of itself.
+SELECT key, value FROM shard.meta WHERE key = ANY ($1::text[]);
+
+-- name: identity_set
+-- Tell a new shard what it is.
+INSERT INTO shard.meta (key, value) VALUES ($1, $2) ON CONFLICT DO NOTHING;
+
+-- name: numbers_last
+-- The last number that was given.
+SELECT greatest((SELECT max(number) FROM shard.message), (SELECT max(number) FROM shard.batch), 0);
+
+-- name: look
+-- What other gateways may have changed: what is queued and what waits, the first of each queue, who
+-- has express messages waiting, whether something was left in flight, and which of some messages
+-- are final.
+SELECT json_build_object(
+    'backlog', (
+        SELECT json_agg(json_build_array(b.route, b.lane, b.messages, b.parts, (
+            SELECT min(q.rank) FROM shard.queue AS q WHERE q.route = b.route AND q.lane = b.lane)))
+        FROM (SELECT route, lane, sum(messages) AS messages, sum(parts) AS parts
+              FROM shard.backlog GROUP BY route, lane HAVING sum(messages) > 0) AS b),
+    'first', (SELECT min(number) FROM shard.gateway WHERE lease_until > clock_timestamp()),
+    'waits', (SELECT sum(waits) FROM shard.gateway),
+    'express', (
+        SELECT json_agg(json_build_array(f.client, f.route, f.parts, c.weight))
+        FROM shard.flow AS f JOIN shard.client AS c ON c.number = f.client
+        WHERE f.lane = 1 AND f.waiting > 0),
+    'orphans', EXISTS (
+        SELECT 1 FROM shard.flight WHERE owner <> :own AND owner NOT IN (
+            SELECT incarnation FROM shard.gateway WHERE lease_until > clock_timestamp())),
+    'ended', (
+        SELECT json_agg(number) FROM shard.message
+        WHERE number = ANY ($1::bigint[]) AND status >= 10));

@@ -1,0 +1,183 @@
+"""Messages that an operator takes part by part: any order of answers and receipts ends them well."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from smsgw import lifecycle, parts
+from smsgw.models import EntryKind, Outcome, Reason, Status, Verdict
+from smsgw.providers.base import fold
+from smsgw.turn import Turn
+from tests.records import NOW_MS, RULES, a_message, a_turn, an_account
+
+S, V = Status, Verdict
+SIZE = 3
+COST_CENTS = 15
+WORDS = {
+    "DELIVRD": S.DELIVERED,
+    "UNDELIV": S.FAILED_PERM,
+    "EXPIRED": S.EXPIRED,
+    "ENROUTE": None,
+}
+WHY = {S.FAILED_PERM: Reason.UNDELIVERED, S.EXPIRED: Reason.EXPIRED_BY_OPERATOR}
+# Which verdict of several counts, the strongest first.
+STRENGTH = [V.REFUSED, V.UNKNOWN, V.FAILED, V.THROTTLED, V.NOT_SENT, V.ACCEPTED]
+
+
+@dataclass
+class Book:
+    """What a message of three parts has to come to, in the plainest words."""
+
+    attempts: int = 0
+    accepted: set[int] = field(default_factory=set)
+    delivered: set[int] = field(default_factory=set)
+    status: Status = S.QUEUED
+    reason: Reason | None = None
+    was_sent: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return self.status >= S.DELIVERED
+
+    def end(self, status: Status, reason: Reason | None) -> None:
+        self.status, self.reason = status, reason
+
+    def answers(self, verdicts: dict[int, Verdict]) -> None:
+        self.accepted |= {part for part, verdict in verdicts.items() if verdict is V.ACCEPTED}
+        worst = min(verdicts.values(), key=STRENGTH.index)
+        if worst is V.REFUSED:
+            self.end(S.FAILED_PERM, Reason.REJECTED_BY_OPERATOR)
+        elif worst is V.UNKNOWN:
+            self.status = S.UNCERTAIN
+        elif worst is V.FAILED and self.attempts == RULES.attempts_max:
+            self.end(S.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
+        elif worst is V.FAILED:
+            self.status = S.FAILED_TEMP
+        elif worst is V.ACCEPTED:
+            self.status, self.was_sent = S.SENT, True
+            self.look()
+        else:
+            self.attempts -= 1
+            self.status = S.QUEUED
+
+    def receipt(self, part: int, word: str) -> None:
+        status = WORDS[word]
+        if self.is_final or status is None or part in self.delivered:
+            return
+        if status is S.DELIVERED:
+            self.delivered.add(part)
+            self.look()
+        else:
+            self.end(status, WHY[status])
+
+    def look(self) -> None:
+        if len(self.delivered) == len(self.accepted) == SIZE:
+            self.end(S.DELIVERED, None)
+            self.was_sent = True
+
+
+def outcome_of(verdicts: dict[int, Verdict]) -> Outcome:
+    return fold(
+        {
+            part: Outcome(verdict, f"id-{part}" if verdict is V.ACCEPTED else None)
+            for part, verdict in verdicts.items()
+        }
+    )
+
+
+def kinds_of(turn: Turn) -> Counter[EntryKind]:
+    """How many ledger entries of each kind were written."""
+    return Counter(EntryKind(entry[2]) for entry in turn.entries)
+
+
+@pytest.mark.parametrize("on_sent", [False, True], ids=["capture on delivered", "capture on sent"])
+@given(data=st.data())
+def test_any_order_of_answers_and_receipts_comes_to_the_right_end(
+    on_sent: bool, data: st.DataObject
+) -> None:
+    rules = replace(RULES, capture_on_sent=on_sent)
+    message = a_message(
+        parts=SIZE, cost_cents=COST_CENTS, held_cents=COST_CENTS, expires_at_ms=NOW_MS + 10**10
+    )
+    account = an_account(held_cents=COST_CENTS, waiting=1)
+    turn, book = a_turn(account, message), Book()
+    asked: list[int] = []
+    for _ in range(data.draw(st.integers(1, 25))):
+        if message.status == S.FAILED_TEMP:
+            assert message.due_at_ms is not None
+            turn.now_ms = message.due_at_ms
+            assert lifecycle.promote(turn, message)
+        if message.status == S.QUEUED:
+            turn.dequeue(message)
+            lifecycle.claim(turn, message, "op")
+            book.attempts += 1
+            book.status = S.SENDING
+            # What the operator is given: only what nobody has accepted.
+            asked = [part for part in range(1, SIZE + 1) if part not in book.accepted]
+            assert set(turn.parts.get(message.number, ())) == book.accepted
+        steps = []
+        if message.status == S.SENDING or (message.status == S.UNCERTAIN and asked):
+            steps.append("answer")
+        if book.accepted:
+            steps.append("receipt")
+        if not steps:
+            break
+        if data.draw(st.sampled_from(steps)) == "answer":
+            verdict = st.sampled_from([V.ACCEPTED, V.ACCEPTED, *STRENGTH])
+            verdicts = {
+                # A late answer takes nothing back that was accepted in time.
+                part: V.ACCEPTED if part in book.accepted else data.draw(verdict)
+                for part in asked
+            }
+            late = book.status == S.UNCERTAIN
+            attempt = message.attempts
+            lifecycle.settle(turn, message, attempt, outcome_of(verdicts), rules)
+            if not (late and min(verdicts.values(), key=STRENGTH.index) is V.UNKNOWN):
+                book.answers(verdicts)
+            else:
+                book.accepted |= {p for p, verdict in verdicts.items() if verdict is V.ACCEPTED}
+        else:
+            part = data.draw(st.sampled_from(sorted(book.accepted)))
+            word = data.draw(st.sampled_from(["DELIVRD", "DELIVRD", *WORDS]))
+            lifecycle.receive(turn, message, word, None, f"id-{part}", rules, part)
+            book.receipt(part, word)
+        assert message.status == book.status
+        if book.is_final:
+            assert message.reason == book.reason
+        paid = book.was_sent if on_sent else book.status is S.DELIVERED
+        assert message.charged_cents == account.charged_cents == (COST_CENTS if paid else 0)
+        held = 0 if paid or book.is_final else COST_CENTS
+        assert message.held_cents == account.held_cents == held
+        kinds = kinds_of(turn)
+        assert kinds[EntryKind.CAPTURE] == int(paid)
+        assert kinds[EntryKind.RELEASE] == int(book.is_final and not paid)
+        assert account.waiting == int(message.status in (S.QUEUED, S.FAILED_TEMP))
+    event(str(book.status))
+
+
+@given(st.dictionaries(st.integers(1, 5), st.sampled_from(STRENGTH), min_size=1))
+def test_what_several_parts_come_to_is_the_worst_of_them(verdicts: dict[int, Verdict]) -> None:
+    outcome = outcome_of(verdicts)
+    assert outcome.verdict is min(verdicts.values(), key=STRENGTH.index)
+    assert outcome.parts is not None
+    assert {part: one.verdict for part, one in outcome.parts.items()} == verdicts
+
+
+def test_a_message_is_known_by_the_id_of_its_first_part() -> None:
+    message = a_message(parts=2, status=int(S.SENDING), attempts=1, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    lifecycle.settle(turn, message, 1, outcome_of({2: V.ACCEPTED, 1: V.ACCEPTED}), RULES)
+    assert (message.status, message.provider_message_id) == (S.SENT, "id-1")
+
+
+def test_a_receipt_of_a_part_that_ended_is_told_once() -> None:
+    message = a_message(parts=2, status=int(S.SENDING), attempts=1, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    lifecycle.settle(turn, message, 1, outcome_of({1: V.ACCEPTED, 2: V.ACCEPTED}), RULES)
+    assert parts.report(turn, message, 1, S.DELIVERED) is None
+    assert parts.report(turn, message, 1, S.FAILED_PERM) is None
+    assert parts.report(turn, message, 3, S.FAILED_PERM) is None
+    assert parts.report(turn, message, 2, S.DELIVERED) is S.DELIVERED

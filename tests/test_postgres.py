@@ -1,0 +1,763 @@
+"""What only a store in PostgreSQL has: seats and leases, doubts that end, gateways side by side."""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smsgw.accounts import AddClient, Adjust
+from smsgw.admission import Accepted, Admit, Draft, Replay, key_use
+from smsgw.errors import SmsgwError, StorageUnavailable, StoreError
+from smsgw.fairness import Claim, Grant
+from smsgw.gateway import Gateway
+from smsgw.models import Lane, Message, Outcome, Rules, Status, Verdict
+from smsgw.recovery import RecoverFlights, recover_flights
+from smsgw.settings import PostgresSettings, StoreSettings
+from smsgw.store import postgres as store_module
+from smsgw.store.base import CommitUnknownError, ShardUnavailableError
+from smsgw.store.catalog import PAUSE_ALL
+from smsgw.store.directory import DataDirectory
+from smsgw.store.postgres import PostgresShard
+from smsgw.store.postgres_connection import Database
+from smsgw.store.postgres_seat import SEATS, Seat
+from smsgw.store.postgres_store import SeatLostError
+from smsgw.store.shards import Shards
+from smsgw.sweeper import CountSpan
+from smsgw.turn import Turn
+from smsgw.worker import Settle
+from tests import postgres
+from tests.conftest import OpenGateway
+from tests.records import CLIENT, NOW_MS, RULES
+from tests.stores import IDENTITY, assert_memory_is_file, findings, rows, turn
+from tests.support import (
+    Scripted,
+    account_of,
+    add_client,
+    assert_clean,
+    crash,
+    final_of,
+    message_of,
+    send,
+    still,
+)
+
+BACKENDS = ("postgres",)
+OTHER = bytes([7]) * 16
+SECRET = "geheim"
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with postgres.database() as found:
+        yield found
+
+
+@pytest.fixture
+def place(url: str) -> postgres.Schema:
+    return postgres.Schema(url)
+
+
+Open = Callable[..., Awaitable[PostgresShard]]
+
+
+@pytest.fixture
+async def open_one(place: postgres.Schema) -> AsyncIterator[Open]:
+    """Opens shards on one schema, each as another gateway."""
+    opened: list[PostgresShard] = []
+
+    async def open_it(gateway: int | None = None, **settings: Any) -> PostgresShard:
+        store = await postgres.open_shard(
+            place, IDENTITY, gateway=len(opened) if gateway is None else gateway, **settings
+        )
+        opened.append(store)
+        return store
+
+    yield open_it
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(open_one: Open) -> PostgresShard:
+    """A shard with one client of 1000 cents."""
+    found = await open_one()
+    await turn(found, AddClient(CLIENT, "test", 1, 1000))
+    return found
+
+
+def admit(client: bytes = CLIENT, text: str = "hello", lane: Lane = Lane.REGULAR) -> Admit:
+    cost, surcharge = (7, 2) if lane is Lane.EXPRESS else (5, 0)
+    draft = Draft(15005550006, "ACME", text, False, 1, lane, cost, surcharge, 0)
+    return Admit(client, draft, None, RULES, 0)
+
+
+def claim(store: PostgresShard, parts: int = 10) -> Claim:
+    return Claim([Grant(0, int(Lane.REGULAR), "mock", parts)], dict(store.waiting))
+
+
+def settle(message: Message, verdict: Verdict = Verdict.ACCEPTED) -> Settle:
+    return Settle(message.number, message.attempts, Outcome(verdict, "id"), RULES)
+
+
+async def claimed(store: PostgresShard, count: int = 1) -> list[Message]:
+    """So many messages that a gateway has claimed."""
+    await turn(store, *[admit() for _ in range(count)])
+    found = list((await turn(store, claim(store, count))).claims)
+    assert len(found) == count
+    return found
+
+
+def status(place: postgres.Schema, message: Message) -> int:
+    sql = "SELECT status FROM message WHERE number = ?"
+    return int(rows(place, sql, message.number)[0][0])
+
+
+# A turn, and what it costs.
+
+
+async def test_a_turn_is_three_calls_whatever_its_size(store: PostgresShard) -> None:
+    calls: list[str] = []
+    watched = postgres.Unreliable(store.database)
+    watched.on_call = calls.append
+    await turn(store, *[admit() for _ in range(100)], Adjust(CLIENT, 5, None, None))
+    begin, write = calls
+    assert begin.startswith("BEGIN")
+    assert write.endswith("; COMMIT")
+    assert "turn_write" in write
+
+
+async def test_a_turn_that_changes_nothing_writes_nothing(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    before = rows(place, "SELECT xmin, serial FROM gateway")
+    await turn(store, admit(client=OTHER), claim(store))
+    # Its own row was locked, but not written.
+    assert rows(place, "SELECT xmin, serial FROM gateway") == before
+
+
+@pytest.mark.parametrize(
+    "text", ["$turn$; DROP TABLE message; --", "a\0b", "\\u0000 ' \\ \" $1", "؟"]
+)
+async def test_any_text_is_kept_as_it_is_but_for_nul(
+    store: PostgresShard, place: postgres.Schema, text: str
+) -> None:
+    await turn(store, admit(text=text))
+    assert rows(place, "SELECT text FROM message") == [(text.replace("\0", "\ufffd"),)]
+    rows_found = await store.read("messages_of_provider_id", text)
+    assert rows_found == []
+
+
+async def test_without_a_statement_cache_everything_works_too(open_one: Open) -> None:
+    store = await open_one(statement_cache=False)
+    await turn(store, AddClient(CLIENT, "test", 1, 1000))
+    (message,) = await claimed(store)
+    await turn(store, settle(message))
+    assert (await store.audit()).findings == []
+
+
+# Nobody knows whether a commit was carried out; the server does.
+
+
+@pytest.mark.parametrize("after", [True, False])
+async def test_a_lost_commit_is_looked_up_and_made_up_for(
+    store: PostgresShard, place: postgres.Schema, after: bool
+) -> None:
+    postgres.Unreliable(store.database).lose(after=after)
+    request = admit()
+    await turn(store, request)
+    assert isinstance(request.answer, Accepted)
+    assert len(rows(place, "SELECT 1 FROM message")) == 1
+    await turn(store, admit())
+    assert findings(place) == []
+    assert_memory_is_file(store)
+
+
+async def test_a_doubt_lasts_until_the_server_can_be_asked(
+    store: PostgresShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "DOUBT_S", 0)
+    monkeypatch.setattr(store_module, "PROBE_S", 0)
+    told: list[bool] = []
+    fetch = store.database.fetch
+
+    async def away(*arguments: Any) -> Any:
+        if len(told) < 3:
+            raise ShardUnavailableError("away")
+        return await fetch(*arguments)
+
+    store.on_doubt = lambda: told.append(True) or True  # type: ignore[func-returns-value]
+    monkeypatch.setattr(store.database, "fetch", away)
+    postgres.Unreliable(store.database).lose(after=True)
+    request = admit()
+    await turn(store, request)
+    assert isinstance(request.answer, Accepted)
+    assert len(told) == 3
+
+
+async def test_who_cannot_wait_for_the_server_ends(
+    store: PostgresShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "DOUBT_S", 0)
+
+    async def away(*_: Any) -> Any:
+        raise ShardUnavailableError("away")
+
+    store.on_doubt = lambda: False
+    postgres.Unreliable(store.database).lose(after=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database, "fetch", away)
+        with pytest.raises(CommitUnknownError):
+            await turn(store, admit())
+
+
+async def test_callers_are_told_of_a_doubt_and_the_turn_counts_in_the_end(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "DOUBT_S", 0)
+    monkeypatch.setattr(store_module, "PROBE_S", 0)
+    gateway = await gateway_of({"store": {"shards": 1}}, serve=False)
+    client = await add_client(gateway)
+    shard = gateway.shards.of_client(client)
+    store = shard.store
+    assert isinstance(store, PostgresShard)
+    back = asyncio.Event()
+    fetch = store.database.fetch
+
+    async def away(sql: str, *arguments: Any) -> Any:
+        if not back.is_set() and "serial" in sql:
+            raise ShardUnavailableError("away")
+        return await fetch(sql, *arguments)
+
+    monkeypatch.setattr(store.database, "fetch", away)
+    postgres.Unreliable(store.database).lose(after=True)
+    key = key_use("a", "messages")
+    with pytest.raises(StorageUnavailable) as refused:
+        await send(gateway, client, key=key)
+    assert refused.value.members["outcome"] == "unknown"
+    with pytest.raises(StorageUnavailable) as refused:
+        await send(gateway, client)
+    assert refused.value.members["outcome"] == "none"
+    back.set()
+    while shard.trouble:
+        await fetch("SELECT 1")
+    answer = await send(gateway, client, key=key)
+    assert isinstance(answer, Replay)
+    assert (await account_of(gateway, client)).held_cents + (
+        await account_of(gateway, client)
+    ).charged_cents == 5
+    await assert_clean(gateway)
+
+
+# What is refused at the start.
+
+
+def settings(*urls: str, shards: int = 2) -> StoreSettings:
+    return StoreSettings(shard_urls=list(urls), shards=shards)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, *urls: str, shards: int = 2, **more: Any) -> AsyncIterator[Shards]:
+    directory = DataDirectory.open(path, "test", wait_s=0)
+    try:
+        found = await Shards.open(
+            directory, settings(*urls, shards=shards), NOW_MS, PostgresSettings(**more)
+        )
+        try:
+            yield found
+        finally:
+            await found.close()
+    finally:
+        directory.close()
+
+
+async def refuses(path: Path, *urls: str, says: str, shards: int = 2) -> None:
+    with pytest.raises(StoreError, match=says) as refused:
+        async with opened(path, *urls, shards=shards):
+            pass
+    assert SECRET not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value}"
+
+
+async def test_a_store_opens_again_on_its_schemas(url: str, tmp_path: Path) -> None:
+    async with opened(tmp_path, url) as shards:
+        first = shards.catalog
+        assert first.shards == {0: "postgresql/0/smsgw_00", 1: "postgresql/0/smsgw_01"}
+    async with opened(tmp_path, url) as shards:
+        assert shards.catalog.store_id == first.store_id
+        assert shards.catalog.shard_of_slot == first.shard_of_slot
+        assert shards.catalog.made
+
+
+async def test_shards_are_dealt_over_several_databases(url: str, tmp_path: Path) -> None:
+    with postgres.database() as second:
+        async with opened(tmp_path, url, second, shards=4) as shards:
+            assert list(shards.catalog.shards.values()) == [
+                f"postgresql/{n % 2}/smsgw_0{n}" for n in range(4)
+            ]
+        assert rows(postgres.Schema(second, "smsgw_03"), "SELECT count(*) FROM client") == [(0,)]
+        await refuses(tmp_path, url, says=r"shard_urls\[1\], which is not set", shards=4)
+
+
+async def test_a_server_that_may_lose_commits_is_refused(url: str, tmp_path: Path) -> None:
+    with contextlib.closing(postgres.Sql(url)) as sql:
+        name = sql.execute("SELECT current_database()")[0][0]
+        sql.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await refuses(tmp_path, url, says="synchronous_commit = off")
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/db", "127.0.0.1:1/db"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:port/db", "not understood"),
+        (f"postgresql://me:{SECRET}@127.0.0.1/db?sslmode={SECRET}", "not understood"),
+        (f"mysql://me:{SECRET}@127.0.0.1/db", "is no URL of the form"),
+        (SECRET, "is no URL of the form"),
+    ],
+)
+async def test_a_url_that_leads_nowhere_is_named_without_its_password(
+    tmp_path: Path, bad: str, says: str
+) -> None:
+    await refuses(tmp_path, bad, says=says)
+
+
+async def test_a_missing_an_extra_and_a_foreign_schema_are_named(url: str, tmp_path: Path) -> None:
+    async with opened(tmp_path, url):
+        pass
+    with contextlib.closing(postgres.Sql(url)) as sql:
+        sql.execute("ALTER SCHEMA smsgw_01 RENAME TO smsgw_09")
+        await refuses(tmp_path, url, says="smsgw_09 does not belong to this store")
+        sql.execute("DROP SCHEMA smsgw_09 CASCADE")
+        await refuses(tmp_path, url, says="smsgw_01 is missing")
+        sql.execute("ALTER SCHEMA smsgw_00 RENAME TO smsgw_01")
+        await refuses(tmp_path, url, says="smsgw_00 is missing")
+        sql.execute("CREATE SCHEMA smsgw_00")
+        await refuses(tmp_path, url, says="smsgw_00 does not belong to this store")
+
+
+async def test_a_changed_count_and_a_directory_of_another_store_are_refused(
+    url: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, url):
+        pass
+    await refuses(tmp_path, url, says="the settings say 3 shards", shards=3)
+    with postgres.database() as other:
+        await refuses(tmp_path, other, says="is of another store")
+    with pytest.raises(StoreError, match="is of a store in PostgreSQL"):
+        async with opened(tmp_path):
+            pass
+    files = tmp_path / "files"
+    async with opened(files):
+        pass
+    await refuses(files, url, says="holds a store in files")
+
+
+async def test_a_newer_schema_is_refused(url: str, tmp_path: Path) -> None:
+    async with opened(tmp_path, url):
+        pass
+    for schema in ("smsgw_catalog", "smsgw_01"):
+        rows(postgres.Schema(url, schema), "INSERT INTO migration VALUES (99, 'tomorrow', 0)")
+        await refuses(tmp_path, url, says=f"{schema}: the schema is at step 99")
+        rows(postgres.Schema(url, schema), "DELETE FROM migration WHERE number = 99")
+
+
+# The audit also proves what stands in tables here.
+
+
+@pytest.mark.parametrize(
+    ("check", "change"),
+    [
+        ("flows", "UPDATE flow SET waiting = waiting + 1"),
+        ("flows", "DELETE FROM flow"),
+        ("backlog", "UPDATE backlog SET messages = messages + 1"),
+        ("backlog", "UPDATE backlog SET parts = parts - 1"),
+        ("backlog", "UPDATE gateway SET waits = waits + 1"),
+        ("flights", "DELETE FROM flight"),
+        ("flights", "UPDATE flight SET owner = NULL"),
+        ("flights", "INSERT INTO flight VALUES (4711, 1, 1)"),
+    ],
+)
+async def test_a_wrong_count_is_found(
+    store: PostgresShard, place: postgres.Schema, check: str, change: str
+) -> None:
+    await claimed(store)
+    await turn(store, admit())
+    assert findings(place) == []
+    rows(place, change)
+    assert {name for name, _ in findings(place)} == {check}
+
+
+# Seats.
+
+
+async def test_a_gateway_that_starts_again_takes_its_own_seat(url: str, tmp_path: Path) -> None:
+    async with opened(tmp_path / "a", url):
+        pass
+    shutil.copy(tmp_path / "a" / "otp.key", tmp_path / "otp.key")
+    database = Database(url, 0, PostgresSettings())
+    key = bytes(32)
+    seats = []
+    for name in ("b", "c", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        seats.append(await Seat.take(database, tmp_path / name, key))
+    b, c, again = seats
+    assert (b.number, c.number) == (1, 2)
+    assert again.number == b.number
+    assert again.incarnation > c.incarnation > b.incarnation
+    assert not await b.beat(), "its seat was taken"
+    assert await again.beat()
+    shutil.copytree(tmp_path / "b", tmp_path / "copy")
+    copy = await Seat.take(database, tmp_path / "copy", key)
+    assert copy.number not in (0, b.number, c.number), "a copy is another gateway"
+    await database.close()
+
+
+async def test_the_seat_of_a_dead_gateway_is_free_and_those_of_others_are_not(
+    url: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path / "a", url):
+        pass
+    database = Database(url, 0, PostgresSettings())
+    seats = []
+    for number in range(SEATS):
+        (tmp_path / f"{number}").mkdir()
+        seats.append(await Seat.take(database, tmp_path / f"{number}", b"key"))
+    assert sorted(seat.number for seat in seats) == list(range(SEATS))
+    (tmp_path / "late").mkdir()
+    with pytest.raises(StoreError, match="all 16 seats are taken"):
+        await Seat.take(database, tmp_path / "late", b"key")
+    await seats[5].leave()
+    late = await Seat.take(database, tmp_path / "late", b"key")
+    assert late.number == seats[5].number
+    await database.close()
+
+
+async def test_gateways_with_two_keys_are_refused_side_by_side(url: str, tmp_path: Path) -> None:
+    async with opened(tmp_path / "a", url):
+        with pytest.raises(StoreError, match=r"otp\.key is not the key of the gateways"):
+            async with opened(tmp_path / "b", url):
+                pass
+    async with opened(tmp_path / "b", url):
+        pass
+
+
+# Several gateways on one schema.
+
+
+async def test_what_one_gateway_has_done_the_other_knows(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    other = await open_one()
+    key = key_use("a", "messages")
+    first, again, spend = admit(), admit(), Adjust(CLIENT, -990, None, None)
+    first.key = again.key = key
+    await turn(store, first)
+    await turn(other, again, spend, admit(), admit())
+    assert isinstance(again.answer, Replay)
+    assert spend.answer.credits_cents == 0
+    too_much = admit()
+    await turn(store, too_much)
+    assert isinstance(too_much.refusal, SmsgwError)
+    numbers = [number for (number,) in rows(place, "SELECT number FROM message ORDER BY number")]
+    assert {(number >> 10) & 15 for number in numbers} == {0, 1}
+    assert findings(place) == []
+
+
+async def test_two_gateways_that_create_clients_at_once_give_two_numbers(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    other = await open_one()
+    requests = [AddClient(bytes([n]) * 16, "new", 1, 10) for n in range(20, 40)]
+    same = [AddClient(bytes([50]) * 16, "same") for _ in range(2)]
+    await asyncio.gather(
+        *(turn(store, *requests[n : n + 2], same[0]) for n in range(0, 10, 2)),
+        *(turn(other, *requests[n : n + 2], same[1]) for n in range(10, 20, 2)),
+    )
+    assert len({request.answer[0].number for request in requests}) == 20
+    assert same[0].answer[0].number == same[1].answer[0].number
+    assert findings(place) == []
+
+
+async def test_gateways_in_each_others_way_lose_and_double_nothing(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    clients = [bytes([n]) * 16 for n in range(20, 26)]
+    await turn(store, *[AddClient(client, "test", 1, 500) for client in clients])
+    stores = [store, await open_one(), await open_one()]
+    flown: list[tuple[int, int]] = []
+
+    async def work(gateway: PostgresShard, seed: int) -> None:
+        for round_ in range(12):
+            some = [admit(clients[(seed + n * (round_ + 1)) % 6]) for n in range(5)]
+            await turn(gateway, *some, Adjust(clients[seed % 6], 1, None, None))
+            await gateway.look()
+            result = await turn(gateway, claim(gateway, 6))
+            flown.extend((m.number, m.attempts) for m in result.claims)
+            await turn(gateway, *[settle(message) for message in result.claims])
+
+    await asyncio.gather(*(work(gateway, seed) for seed, gateway in enumerate(stores)))
+    assert len(flown) == len(set(flown)), "claimed once each"
+    while found := (await turn(store, claim(store, 100))).claims:
+        flown.extend((m.number, m.attempts) for m in found)
+        await turn(store, *[settle(message) for message in found])
+    assert len(flown) == len(set(flown)) == 3 * 12 * 5
+    assert rows(place, "SELECT DISTINCT status FROM message") == [(int(Status.SENT),)]
+    assert findings(place) == []
+
+
+async def test_only_who_sends_a_message_settles_it(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    other = await open_one()
+    (message,) = await claimed(store)
+    await turn(other, settle(message, Verdict.REFUSED))
+    assert status(place, message) == Status.SENDING
+    assert rows(place, "SELECT kind FROM event") == [("late_answer",)]
+    await turn(store, settle(message))
+    assert status(place, message) == Status.SENT
+
+
+async def leave(store: PostgresShard) -> None:
+    """End a gateway's lease, as time would."""
+    await store.database.fetch(store.own["own_leave"], store.gateway, store.incarnation)
+
+
+async def test_what_a_dead_gateway_was_sending_is_recovered_once(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    others = [await open_one(), await open_one()]
+    lost = await claimed(store, 3)
+    for other in others:
+        await other.look()
+        assert not other.orphans
+        recover = RecoverFlights(RULES)
+        await turn(other, recover)
+        assert recover.answer == 0, "its owner is alive"
+    await leave(store)
+    await asyncio.gather(*(turn(other, RecoverFlights(RULES)) for other in others))
+    assert {status(place, message) for message in lost} == {int(Status.UNCERTAIN)}
+    assert rows(place, "SELECT kind, count(*) FROM event GROUP BY kind") == [("uncertain", 3)]
+    # It was only thought to be dead: what its operator says is still evidence.
+    await turn(store, settle(lost[0]))
+    assert status(place, lost[0]) == Status.SENT
+    assert findings(place) == []
+
+
+async def test_a_message_that_was_recovered_and_claimed_again_is_not_recovered_again(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    rules = Rules(on_uncertain="resend")
+    second, third = await open_one(), await open_one()
+    (message,) = await claimed(store)
+    await leave(store)
+    late = RecoverFlights(rules)
+
+    class Overtaken(RecoverFlights):
+        """Finds what was in flight, then waits while another gateway is faster."""
+
+        __slots__ = ()
+
+        def decide(self, turn: Turn) -> None:
+            number = message.number
+            turn.asked["message_in_flight", (200,)] = [(number,)]
+            super().decide(turn)
+
+    await turn(second, late)
+    assert status(place, message) == Status.FAILED_TEMP
+    rows(place, "UPDATE message SET status = 2, attempts = 2, due_at_ms = NULL")
+    rows(place, "INSERT INTO flight VALUES (?, ?, 2)", message.number, second.incarnation)
+
+    class Wanting(Overtaken):
+        __slots__ = ()
+
+        def needs(self, wants: Any) -> None:
+            super().needs(wants)
+            wants.messages.add(message.number)
+
+    await turn(third, Wanting(rules))
+    assert status(place, message) == Status.SENDING
+    await turn(store, settle(message))
+    assert status(place, message) == Status.SENDING, "attempt 1 is over"
+
+
+async def test_a_gateway_whose_place_was_taken_ends(store: PostgresShard, open_one: Open) -> None:
+    await open_one(gateway=0)
+    with pytest.raises(CommitUnknownError, match="taken the place of gateway 0"):
+        await turn(store, admit())
+
+
+async def test_two_gateways_that_sweep_count_everything_once(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    other = await open_one()
+    await turn(store, *[admit() for _ in range(5)])
+    await turn(other, *[admit() for _ in range(5)])
+    to = (NOW_MS + 60_000 - 1_735_689_600_000) << 22
+    walks = [CountSpan(0, to, RULES), CountSpan(0, to, RULES)]
+    await asyncio.gather(turn(store, walks[0]), turn(other, walks[1]))
+    assert rows(place, "SELECT sum(messages)::integer FROM total") == [(10,)]
+    assert {walk.answer for walk in walks} == {(to, False), (to, True)}
+    # What is accepted afterwards is numbered above the mark, whatever its gateway's clock says.
+    late = admit()
+    await turn(other, late)
+    assert late.answer.message.number > to
+    assert findings(place) == []
+
+
+async def test_a_turn_waits_for_a_client_that_is_locked_and_sees_what_was_done(
+    store: PostgresShard, open_one: Open, place: postgres.Schema
+) -> None:
+    other = await open_one()
+    with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client FOR UPDATE")
+        spending = asyncio.create_task(turn(other, Adjust(CLIENT, -600, None, None)))
+        waiting = asyncio.create_task(turn(store, Adjust(CLIENT, -600, None, None)))
+        await store.look()
+        sql.execute("COMMIT")
+    await asyncio.gather(spending, waiting)
+    assert rows(place, "SELECT credits_cents FROM client") == [(400,)]
+
+
+async def test_claims_pass_over_clients_that_are_locked(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    await turn(store, AddClient(OTHER, "other", 1, 100))
+    await turn(store, admit(), admit(OTHER))
+    with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client WHERE number = 1 FOR UPDATE")
+        (found,) = (await turn(store, claim(store))).claims
+        sql.execute("COMMIT")
+    assert found.client == 2
+    assert len((await turn(store, claim(store))).claims) == 1
+
+
+# Whole gateways, side by side.
+
+
+async def side_by_side(
+    gateway_of: OpenGateway, tmp_path: Path, count: int = 2, **overrides: Any
+) -> list[Gateway]:
+    """Gateways on one store, each with a data directory and an operator of its own."""
+    given = {"server": {"shutdown_s": 0.02}, "postgres": {"poll_ms": 5}, **overrides}
+    found: list[Gateway] = []
+    for number in range(count):
+        data = tmp_path / f"data{number}"
+        if found:
+            data.mkdir()
+            shutil.copy(tmp_path / "data0" / "otp.key", data / "otp.key")
+        gateway = await gateway_of(given, serve=False, data=data)
+        gateway.fleet.providers = {"mock": Scripted()}
+        await gateway.serve()
+        await still(gateway)
+        found.append(gateway)
+    return found
+
+
+def operator_of(gateway: Gateway) -> Scripted:
+    found = gateway.providers["mock"]
+    assert isinstance(found, Scripted)
+    return found
+
+
+async def test_gateways_share_clients_credit_and_messages(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path)
+    client = await add_client(first, 20)
+    for gateway in (first, second, first, second):
+        await send(gateway, client)
+    for gateway in (first, second):
+        with pytest.raises(SmsgwError):
+            await send(gateway, client)
+    assert (await account_of(second, client)).held_cents == 20
+    await assert_clean(second)
+
+
+async def test_a_receipt_that_comes_to_another_gateway_ends_the_message(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path)
+    client = await add_client(first)
+    second.allotter.paused = True
+    answer = await send(first, client)
+    assert isinstance(answer, Accepted)
+    operator = operator_of(first)
+    operator.accept(await operator.next(), "id-1")
+    waiting = asyncio.create_task(final_of(first, answer.message))
+    await second.receipts.take("mock", "id-1", "DELIVRD", None)
+    assert (await waiting).status == Status.DELIVERED
+    await assert_clean(first)
+
+
+async def test_a_pause_reaches_every_gateway_and_the_count_of_them_too(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path)
+    server = first.shards.server
+    assert server is not None
+    counts: asyncio.Queue[int] = asyncio.Queue()
+    server.on_gateways = counts.put_nowait
+    if server.gateways_alive == 1:
+        assert await counts.get() == 2
+    told = asyncio.Event()
+    assert second.shards.server is not None
+    take_pauses = second.shards.server.on_pauses
+
+    def tell() -> None:
+        take_pauses()
+        told.set()
+
+    second.shards.server.on_pauses = tell
+    await first.pause(PAUSE_ALL, paused=True)
+    await told.wait()
+    assert second.allotter.paused
+    await crash(second)
+    assert await counts.get() == 1
+
+
+async def test_the_queues_come_as_far_on_every_gateway(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path)
+    key = (0, int(Lane.REGULAR))
+    first.allotter.virtual[key] = 4711
+    while second.allotter.virtual.get(key) != 4711:
+        await second.shards.catalog.changes("test", "1")
+    assert first.allotter.virtual[key] == 4711
+
+
+async def test_what_a_crashed_gateway_was_sending_is_decided_by_the_other(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, delivery={"on_uncertain": "fail"})
+    client = await add_client(first)
+    second.allotter.paused = True
+    answer = await send(first, client)
+    assert isinstance(answer, Accepted)
+    await operator_of(first).next()
+    await crash(first)
+    shard = second.shards.of_client(client)
+    while not await recover_flights(shard, second.rules):
+        await shard.store.read("timer_next")
+    message = await message_of(second, answer.message)
+    assert (message.status, message.held_cents) == (Status.UNKNOWN, 0)
+    await assert_clean(second)
+
+
+async def test_a_gateway_whose_seat_is_taken_ends(gateway_of: OpenGateway, tmp_path: Path) -> None:
+    (gateway,) = await side_by_side(
+        gateway_of, tmp_path, count=1, postgres={"lease_s": 0.3, "poll_ms": 5}
+    )
+    server = gateway.shards.server
+    assert server is not None
+    await server.catalog.database.fetch(
+        "UPDATE smsgw_catalog.gateway SET incarnation = nextval('smsgw_catalog.incarnation')"
+    )
+    with pytest.raises(ExceptionGroup) as ended:
+        await gateway._loops  # type: ignore[misc]
+    assert ended.group_contains(SeatLostError)
