@@ -32,6 +32,7 @@ log = get(__name__)
 TURN_S: Final = 0.005
 UNITS_MIN: Final = 32
 UNITS_URGENT: Final = 8
+STAND_BACK_S: Final = 0.001
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
 STOP_TRIES: Final = 8
@@ -43,12 +44,14 @@ _SHARE_WITH_SOMETHING_WAITING: Final = 0.95
 class Room:
     """What all shards of the process share.
 
-    ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn.
+    ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn, and
+    ``urgent`` one-time codes wait for one.
     """
 
     items_max: int
     count: int = 0
     busy: int = 0
+    urgent: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,6 +115,7 @@ class Inbox:
         """
         if item.priority == URGENT:
             self._urgent.append(item)
+            self._room.urgent += 1
         elif item.priority == OUTCOME:
             self._outcomes.append(item)
         else:
@@ -302,6 +306,10 @@ class Shard:
             if not self._inbox.urgent and (early_s := self._turn_at_s - loop.time()) > 0:
                 await self._keep_apart(early_s)
                 continue
+            if self._room.urgent and self._room.busy and not self._inbox.urgent:
+                # One turn at a time beside those of one-time codes: all share one event loop.
+                await self._keep_apart(STAND_BACK_S)
+                continue
             units_max = self._units_max()
             claim = self._claim(units_max)
             if claim is None and not self._due():
@@ -311,11 +319,13 @@ class Shard:
                 await self._awake.wait()
                 continue
             self._turn_at_s = loop.time() + self._pace.turns_apart_s
+            urgent = self._inbox.urgent
             self._room.busy += 1
             try:
                 await self._one_turn(claim, units_max)
             finally:
                 self._room.busy -= 1
+                self._room.urgent -= urgent
 
     async def _keep_apart(self, early_s: float) -> None:
         """Wait until the next turn may begin; only a one-time code comes before that."""
