@@ -29,9 +29,10 @@ from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 
 log = get(__name__)
 
-TURN_S: Final = 0.005
+TURN_S: Final = 0.008
 UNITS_MIN: Final = 32
 UNITS_URGENT: Final = 8
+URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
@@ -45,13 +46,14 @@ class Room:
     """What all shards of the process share.
 
     ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn, and
-    ``urgent`` one-time codes wait for one.
+    ``urgent`` one-time codes wait for one. Until ``urgent_until_s`` more codes are expected.
     """
 
     items_max: int
     count: int = 0
     busy: int = 0
     urgent: int = 0
+    urgent_until_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -342,14 +344,17 @@ class Shard:
         return self._inbox.presses or (waits and (self._ripe or self._stopping))
 
     def _units_max(self) -> int:
-        """How much the next turn takes: all shards' turns of one round fit into about ``TURN_S``.
+        """How much the next turn takes: what costs the event loop about ``TURN_S``.
 
-        A one-time code needs two turns one after the other: those are kept small.
+        A one-time code needs two turns, one after the other: those are kept small, and so is every
+        turn while codes are being sent, since any of them may be in a code's way.
         """
         if self._inbox.urgent:
+            self._room.urgent_until_s = self._clock.monotonic_s() + URGENT_S
             return UNITS_URGENT
-        units = TURN_S / (1 + self._room.busy) / self._unit_s
-        return min(UNITS_MAX, max(UNITS_MIN, int(units)))
+        if self._clock.monotonic_s() < self._room.urgent_until_s:
+            return UNITS_MIN
+        return min(UNITS_MAX, max(UNITS_MIN, int(TURN_S / self._unit_s)))
 
     def _claim(self, units_max: int) -> Claim | None:
         # What was answered but is not on disk yet is in doubt after a crash, like what is not
