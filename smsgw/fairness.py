@@ -24,6 +24,7 @@ from smsgw.models import QUANTUM, Account, Lane, Message, Status
 from smsgw.turn import OUTCOME, Item, QueueKey, QueuePlace, Request, Turn, Wants
 
 RANK_MAX: Final = (1 << 63) - 1
+ANY: Final = -1
 CLAIMS_MAX: Final = 256
 HEADS_MORE: Final = 8
 SHELVED_MAX: Final = 200
@@ -49,7 +50,8 @@ class Grant:
     """Leave to claim from one queue for one provider.
 
     ``parts`` is how many parts may be claimed (a longer last message may overdraw), ``rank_max``
-    up to which rank; ``used`` is what the turn took.
+    up to which rank; ``used`` is what the turn took. Where ``routes`` are named, it is for what
+    the turn itself brings, on any of them.
     """
 
     route: int
@@ -58,6 +60,11 @@ class Grant:
     parts: int
     rank_max: int = RANK_MAX
     used: int = 0
+    routes: frozenset[int] = frozenset()
+
+    def covers(self, key: QueueKey) -> bool:
+        """Whether it is leave to claim from a queue."""
+        return key[0] in self.routes if self.routes else key == (self.route, self.lane)
 
 
 class Claim(Item):
@@ -90,10 +97,11 @@ class Claim(Item):
         """Claim, in order of rank, what is on disk and what this turn has queued."""
         for grant in self.grants:
             grant.used = 0
-        keys = dict.fromkeys((grant.route, grant.lane) for grant in self.grants)
+        keys = dict.fromkeys((grant.route, grant.lane) for grant in self.grants if not grant.routes)
+        keys |= dict.fromkeys(key for key, places in turn.queued.items() if places)
         for key in keys:
-            grants = [grant for grant in self.grants if (grant.route, grant.lane) == key]
-            self.heads[key] = self._claim(turn, key, grants)
+            if grants := [grant for grant in self.grants if grant.covers(key)]:
+                self.heads[key] = self._claim(turn, key, grants)
 
     def _claim(self, turn: Turn, key: QueueKey, grants: list[Grant]) -> int | None:
         """Claim from one queue; returns the lowest rank that stays, where known."""
@@ -290,33 +298,48 @@ class Allotter:
         if self.paused or self.stopped:
             return []
         view = self._shards.setdefault(shard, _ShardView())
+        for_fresh = self._for_fresh(min(fresh, parts_max), now_s) if fresh else []
         found: list[Grant] = []
         for route in self.routes:
             stored = {lane: view.waiting.get((route, lane), 0) for lane in _LANES}
-            if fresh or any(stored.values()):
-                free, rivals = self._free(route, now_s)
+            if any(stored.values()):
+                free = self._free(route, now_s)
                 places = min(sum(free.values()), parts_max)
                 if places:
-                    found += self._share_out(shard, route, stored, fresh, free, rivals, places)
-        return found
+                    found += self._share_out(shard, route, stored, free, places)
+        return found + for_fresh
 
-    def _free(self, route: int, now_s: float) -> tuple[dict[str, int], int]:
-        """The free places of a route's operators, and how many messages of others want them too.
+    def _for_fresh(self, fresh: int, now_s: float) -> list[Grant]:
+        """Grants for what arrives in this very turn, which is ranked behind what waits anywhere.
+
+        One for each operator, whatever is to come: places that were kept for each lane and route
+        apart would be missing where there are few, and the message go to a worse operator.
+        """
+        grants = []
+        for name in self._in_order(self.links):
+            link = self.links[name]
+            routes = frozenset(route for route, names in self.routes.items() if name in names)
+            parts = min(fresh, link.free(now_s) - sum(map(self._waits_on, routes)))
+            if routes and parts > 0:
+                link.take(parts)
+                grants.append(Grant(ANY, ANY, name, parts, routes=routes))
+        return grants
+
+    def _free(self, route: int, now_s: float) -> dict[str, int]:
+        """The free places of a route's operators.
 
         An operator that several routes share is divided evenly over those that wait; what is left
         over goes to those that have used least.
         """
         free = {name: self.links[name].free(now_s) for name in self.routes[route]}
-        rivals = 0
         if len(self.routes) > 1:
             for name in free:
                 sharing = [other for other in self._used if name in self.routes.get(other, ())]
-                rivals += sum(self._waits_on(other) for other in sharing if other != route)
                 if route in sharing:
                     sharing.sort(key=lambda other: (self._used[other], other))
                     share, rest = divmod(free[name], len(sharing))
                     free[name] = share + (sharing.index(route) < rest)
-        return free, rivals
+        return free
 
     def _waits_on(self, route: int) -> int:
         return sum(self._waits[route, lane] for lane in _LANES)
@@ -326,9 +349,7 @@ class Allotter:
         shard: int,
         route: int,
         stored: dict[Lane, int],
-        fresh: int,
         free: dict[str, int],
-        rivals: int,
         places: int,
     ) -> list[Grant]:
         """Divide some of a route's free places over its lanes: express first, but never all."""
@@ -339,13 +360,9 @@ class Allotter:
             Lane.EXPRESS: for_express,
             Lane.REGULAR: places - min(express, for_express),
         }
-        # What arrives in this very turn is ranked behind what waits anywhere.
-        spare = max(0, places - rivals - express - regular)
         found = []
         for lane, most in lanes.items():
             parts, rank_max = self._may_claim(shard, (route, int(lane)), stored[lane], most)
-            if not stored[lane] or parts:
-                parts += min(fresh, spare)
             found += self._reserve(route, lane, parts, rank_max, free)
         return found
 
@@ -412,7 +429,7 @@ class Allotter:
                 link.take(used - grant.parts)
             else:
                 link.give_back(grant.parts - used, tokens=True)
-            if used:
+            if used and not grant.routes:
                 self._count(grant.route, grant.lane, used)
         self.changed()
 

@@ -88,9 +88,9 @@ def doubts(operators: Operators, unrouted: str) -> list[str]:
         unrouted: what happens to messages that no operator serves.
     """
     used = enabled(operators)
-    if not used:
-        return ["there is no operator that is enabled: no message can leave"]
     found = [f"providers.{name} is not enabled" for name in operators if name not in used]
+    if not used:
+        return found
     served = {prefix for settings in used.values() for prefix in settings.prefixes or ("",)}
     if "" not in served:
         fate = "are refused" if unrouted == "refuse" else "wait"

@@ -236,6 +236,8 @@ class Gateway:
             )
         if self.shards.server is None and is_volatile(self.directory.path):
             log.warning("store.volatile", "the data directory is in memory: nothing is durable")
+        if not self.providers:
+            log.warning("providers.none", "there is no operator: messages are taken and wait")
         for doubt in doubts(self.settings.providers, self.settings.limits.unrouted):
             log.warning("providers.doubt", doubt)
 

@@ -59,6 +59,7 @@ class Receive(Item):
     )
 
     priority = OUTCOME
+    patient = True
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class ReceiveAtOnce(Receive):
 
     __slots__ = ()
     priority = URGENT
+    patient = False
     kept = True
 
 

@@ -249,6 +249,8 @@ class Item:
     """``URGENT`` items go first, then ``OUTCOME``, then ``REQUEST``."""
     units: int = 1
     """How many messages it is about, at most: a turn is bounded by them."""
+    patient: bool = False
+    """Whether nobody waits for it, so that it may wait a little for a turn to ride along with."""
     kept: bool = False
     """Whether, like an outcome, it stays to be stored later when the disk cannot be written."""
 

@@ -33,6 +33,7 @@ class Settle(Item):
     __slots__ = ("attempt", "next_route", "number", "outcome", "rules")
 
     priority = OUTCOME
+    patient = True
 
     def __init__(
         self,

@@ -246,7 +246,7 @@ class _Watched:
         self._connection = connection
         self._unreliable = unreliable
 
-    async def execute(self, script: str, timeout: float | None = None) -> Any:
+    async def execute(self, script: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         self._unreliable.on_call(script)
         fails = self._unreliable.fails
         if not script.endswith("COMMIT") or not fails:

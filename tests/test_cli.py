@@ -154,6 +154,7 @@ def test_the_commands_are_those_we_promise() -> None:
         *(f"client {name}" for name in ("create", "list", "show")),
         *(f"credit {name}" for name in ("add", "deduct", "show", "history")),
         *(f"message {name}" for name in ("send", "show", "list", "cancel", "uncertain")),
+        *(f"provider {verb}" for verb in ("list", "show", "enable", "disable", "test")),
         *(f"{verb} {name}" for verb in ("pause", "resume") for name in ("client", "provider")),
         "receipts parked",
         "report",
@@ -179,7 +180,9 @@ def test_every_command_and_every_parameter_has_help_and_takes_the_common_options
         assert {"--config", "--data", "--json"} <= options, path
 
 
-@pytest.mark.parametrize("path", ["", "client", "credit", "message", "receipts", "config"])
+@pytest.mark.parametrize(
+    "path", ["", "client", "credit", "message", "receipts", "provider", "config"]
+)
 def test_a_command_without_its_command_shows_help_and_is_a_usage_error(
     shell: Shell, path: str
 ) -> None:
@@ -855,8 +858,12 @@ def test_a_port_in_use_is_told_in_one_line(shell: Shell) -> None:
 def test_options_of_serve_win_over_settings(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Settings, Path, bool]] = []
 
-    async def look(settings: Settings, data: Path, *, dev: bool) -> None:
+    async def look(
+        settings: Settings, data: Path, *, dev: bool, load: Callable[[], Settings]
+    ) -> None:
         seen.append((settings, data, dev))
+        # What is read again while it runs is read in the same way.
+        assert load() == settings
 
     monkeypatch.setattr(server_module, "serve", look)
     monkeypatch.setenv("SMSGW_SERVER__PORT", "7")

@@ -1,4 +1,4 @@
-"""Messages that an operator takes part by part: any order of answers and receipts ends them well."""
+"""Messages taken part by part: any order of answers and receipts comes to the right end."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace

@@ -15,9 +15,9 @@ from smsgw.admission import Accepted, Admit, Draft
 from smsgw.clock import ManualClock
 from smsgw.errors import InternalError, StorageUnavailable, StoreError, TooManyRequests
 from smsgw.fairness import Allotter
-from smsgw.links import Bucket, Link
 from smsgw.gateway import Gateway
 from smsgw.ids import slot_of
+from smsgw.links import Bucket, Link
 from smsgw.metrics import Metrics
 from smsgw.models import Lane, Message, Outcome, Status, Verdict
 from smsgw.settings import StoreSettings

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _SWEEPS: Final = frozenset({"span_end", "keys_page", "codes_page", "entries_oldest", "parked_old"})
 """What is asked by turns that work on many clients, or none, without loading them."""
-_SERVER_SHARE: Final = 3.0
+_SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
 
 

@@ -73,6 +73,7 @@ class Pace:
 
 
 AT_ONCE: Final = Pace(0.0, 0.0, 1)
+PACE = Pace()
 
 
 class Inbox:
@@ -83,6 +84,7 @@ class Inbox:
         self._outcomes_many = outcomes_many
         self._urgent: deque[Item] = deque()
         self._outcomes: deque[Item] = deque()
+        self._impatient = False
         self._requests: dict[bytes, deque[Request]] = {}
         self._count = 0
 
@@ -107,7 +109,12 @@ class Inbox:
     @property
     def presses(self) -> bool:
         """Whether somebody waits for a turn, or much has come together for one."""
-        return bool(self._count or self._urgent or len(self._outcomes) >= self._outcomes_many)
+        return bool(
+            self._count
+            or self._urgent
+            or self._impatient
+            or len(self._outcomes) >= self._outcomes_many
+        )
 
     def add(self, item: Item) -> None:
         """Take an item.
@@ -120,6 +127,7 @@ class Inbox:
             self._room.urgent += 1
         elif item.priority == OUTCOME:
             self._outcomes.append(item)
+            self._impatient = self._impatient or not item.patient
         else:
             assert isinstance(item, Request)
             self._add_request(item)
@@ -148,6 +156,7 @@ class Inbox:
         items: list[Item] = list(self._urgent)
         self._urgent.clear()
         units = 0
+        self._impatient = self._impatient and len(self._outcomes) > units_max
         # Outcomes never take all of a turn, so that they cannot keep requests out.
         limit = units_max if not self._requests else max(1, units_max * 3 // 4)
         while self._outcomes and units < limit:
@@ -184,10 +193,10 @@ class Shard:
         *,
         room: Room,
         hand_over: HandOver,
-        pace: Pace = Pace(),
+        pace: Pace | None = None,
     ) -> None:
         self.store = store
-        self._pace = pace
+        self._pace = pace or PACE
         self.number = store.number
         self.trouble: str | None = None
         self.late = False
@@ -197,7 +206,7 @@ class Shard:
         self._allotter = allotter
         self._metrics = metrics
         self._hand_over = hand_over
-        self._inbox = Inbox(room, pace.outcomes_many)
+        self._inbox = Inbox(room, self._pace.outcomes_many)
         self._awake = asyncio.Event()
         self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False
