@@ -44,7 +44,7 @@ from smsgw.tariff import Tariff
 from smsgw.text import measure, refuse_text
 from smsgw.turn import Tell
 
-BATCH_STEP: Final = 100
+BATCH_STEP: Final = 50
 BATCH_PAUSE_S: Final = 0.05
 _CLIENTS_MAX: Final = 100_000
 _GSM7_PART: Final = 160

@@ -304,9 +304,8 @@ class Allotter:
             stored = {lane: view.waiting.get((route, lane), 0) for lane in _LANES}
             if any(stored.values()):
                 free = self._free(route, now_s)
-                places = min(sum(free.values()), parts_max)
-                if places:
-                    found += self._share_out(shard, route, stored, free, places)
+                if any(free.values()):
+                    found += self._share_out(shard, route, stored, free, parts_max)
         return found + for_fresh
 
     def _for_fresh(self, fresh: int, now_s: float) -> list[Grant]:
@@ -350,9 +349,10 @@ class Allotter:
         route: int,
         stored: dict[Lane, int],
         free: dict[str, int],
-        places: int,
+        parts_max: int,
     ) -> list[Grant]:
-        """Divide some of a route's free places over its lanes: express first, but never all."""
+        """Divide a route's free places over its lanes: express first, but never all."""
+        places = sum(free.values())
         express = self._waits[route, Lane.EXPRESS]
         regular = self._waits[route, Lane.REGULAR]
         for_express = places - self._kept(route, places, regular)
@@ -363,6 +363,8 @@ class Allotter:
         found = []
         for lane, most in lanes.items():
             parts, rank_max = self._may_claim(shard, (route, int(lane)), stored[lane], most)
+            parts = min(parts, parts_max)
+            parts_max -= parts
             found += self._reserve(route, lane, parts, rank_max, free)
         return found
 

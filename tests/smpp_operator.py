@@ -11,6 +11,8 @@ from smsgw.operators import SmppProviderSettings
 from smsgw.providers.base import Submission
 from smsgw.providers.smpp.provider import SmppProvider
 from smsgw.text import measure
+from tests.pdus import ENQUIRE_LINK
+from tests.smsc import Smsc
 
 TO: Final = "+989121234567"
 LONG: Final = "all work and no play makes a dull message " * 8
@@ -169,3 +171,10 @@ async def operator(port: int, *, up: bool = True, **settings: Any) -> AsyncItera
     finally:
         await one.provider.stop()
     one.check()
+
+
+async def bound(smsc: Smsc, op: Operator, count: int) -> None:
+    """Wait until both sides know of so many binds: the sink is not told of further ones."""
+    for session in await smsc.binds(count):
+        await session.request(ENQUIRE_LINK).answered()
+    assert op.provider.state()["binds"] == f"{count} of {count} bound"

@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tests.pdus import (
     BIND_KINDS,
@@ -207,8 +207,8 @@ class Session(asyncio.Protocol):
         return self.alive and self.kind in ("RX", "TRX")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # That of uvloop does not say so.
+        self._transport = cast(asyncio.Transport, transport)
         self.alive = True
         self.smsc.sessions.append(self)
         if not self.smsc.welcoming:

@@ -28,7 +28,7 @@ from tests.pdus import (
     encode,
     head,
 )
-from tests.smpp_operator import LONG, operator
+from tests.smpp_operator import LONG, bound, operator
 from tests.smsc import (
     BIND,
     Action,
@@ -399,7 +399,7 @@ async def test_one_of_two_binds_is_enough() -> None:
 
 async def test_what_was_waiting_for_a_lost_bind_goes_out_on_the_other() -> None:
     async with Smsc() as smsc, operator(smsc.port, binds=2, window=2) as op:
-        await smsc.binds(2)
+        await bound(smsc, op, 2)
         smsc.on[SUBMIT_SM] = held("answers")
         sent = [op.submit(f"number {number}") for number in range(4)]
         await smsc.saw(SUBMIT_SM, 2)
@@ -409,6 +409,44 @@ async def test_what_was_waiting_for_a_lost_bind_goes_out_on_the_other() -> None:
         smsc.release("answers")
         for one in sent[1:]:
             assert (await op.outcome_of(one)).verdict is Verdict.ACCEPTED
+
+
+async def test_what_had_not_left_with_a_lost_bind_goes_out_on_the_other() -> None:
+    async with Smsc() as smsc, operator(smsc.port, binds=2, window=2) as op:
+        await bound(smsc, op, 2)
+        (first,) = op.provider._bound[:1]
+        sent = op.submit()
+        assert first.outstanding == 1
+        first.abort("the test says so")
+        assert (await op.outcome_of(sent)).verdict is Verdict.ACCEPTED
+        assert len(smsc.submits) == 1
+        assert op.provider.trouble is None
+
+
+async def test_what_had_not_left_with_the_only_bind_was_not_sent() -> None:
+    async with Smsc() as smsc, operator(smsc.port) as op:
+        sent = op.submit()
+        op.provider._bound[0].abort("the test says so")
+        outcome = await op.outcome_of(sent)
+        assert (outcome.verdict, outcome.detail) == (Verdict.NOT_SENT, "the test says so")
+        assert smsc.submits == []
+
+
+async def test_what_had_not_left_and_finds_no_room_in_time_was_not_sent() -> None:
+    async with (
+        Smsc() as smsc,
+        operator(smsc.port, binds=2, window=2, response_timeout_s=0.05) as op,
+    ):
+        await bound(smsc, op, 2)
+        smsc.on[SUBMIT_SM] = silent
+        smsc.on[BIND] = silent
+        op.submit()
+        await smsc.saw(SUBMIT_SM)
+        second = op.submit()
+        (idle,) = [link for link in op.provider._bound if link._out]
+        idle.abort("the test says so")
+        outcome = await op.outcome_of(second)
+        assert (outcome.verdict, outcome.detail) == (Verdict.NOT_SENT, "no room in time")
 
 
 # TLS.

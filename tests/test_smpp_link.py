@@ -264,6 +264,15 @@ async def test_an_end_waits_for_answers_and_acknowledgements(bench: Bench) -> No
     assert await bench.link.closed == Ending("enough", hopeless=True)
 
 
+async def test_an_end_waits_for_an_acknowledgement_alone(bench: Bench) -> None:
+    bench.link.data_received(encode(DELIVER_SM, 1, short_message=b""))
+    ((_, request),) = bench.heard()
+    bench.link.end("enough")
+    assert await bench.written() == []
+    bench.link.reply(request, 0)
+    assert [pdu.command for pdu in await bench.written()] == [DELIVER_SM | RESPONSE, UNBIND]
+
+
 async def test_both_may_say_goodbye_at_the_same_time(bench: Bench) -> None:
     bench.link.end("enough")
     assert [pdu.command for pdu in await bench.written()] == [UNBIND]

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from smsgw.errors import SettingsError
 from smsgw.models import Verdict
 from smsgw.operators import SmppProviderSettings, StatusClasses
 from smsgw.providers.smpp.receipt import NOTATIONS
 from smsgw.providers.smpp.segments import reference_of
 from smsgw.providers.smpp.status import StatusClass
+from smsgw.settings import load
 from tests.pdus import (
     BIND_RECEIVER,
     BIND_TRANSCEIVER,
@@ -26,7 +28,7 @@ from tests.pdus import (
     UNBIND,
     hex_ids,
 )
-from tests.smpp_operator import LONG, TO, operator
+from tests.smpp_operator import LONG, TO, bound, operator
 from tests.smsc import Smsc, accepted, held, in_turn, refused, reported, silent
 
 
@@ -267,7 +269,6 @@ async def test_several_binds_share_the_work_and_the_window(bind: str) -> None:
         assert kinds == (
             {BIND_TRANSCEIVER} if bind == "transceiver" else {BIND_TRANSMITTER, BIND_RECEIVER}
         )
-        await op.until(lambda: op.provider.state()["binds"] == f"{count} of {count} bound")
         smsc.on[SUBMIT_SM] = held("answers")
         sent = [op.submit() for _ in range(8)]
         await smsc.saw(SUBMIT_SM, 6)
@@ -279,6 +280,27 @@ async def test_several_binds_share_the_work_and_the_window(bind: str) -> None:
             assert (await op.outcome_of(one)).verdict is Verdict.ACCEPTED
         await op.until(lambda: len(op.receipts) == 8)
         assert smsc.outstanding_max == 3
+        assert op.provider.state()["binds"] == f"{count} of {count} bound"
+
+
+async def test_the_bind_with_the_least_to_do_is_next() -> None:
+    async with Smsc() as smsc, operator(smsc.port, binds=3, window=30) as op:
+        await bound(smsc, op, 3)
+        smsc.on[SUBMIT_SM] = silent
+        for _ in range(9):
+            op.submit()
+        await smsc.saw(SUBMIT_SM, 9)
+        assert [session.outstanding_max for session in smsc.sessions] == [3, 3, 3]
+
+
+async def test_a_submit_that_an_operator_cannot_read_is_an_alarm_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Smsc() as smsc, operator(smsc.port) as op:
+        smsc.on[SUBMIT_SM] = refused(0xC4)
+        await op.settle("one", "two")
+    alarms = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in alarms] == ["an operator cannot read a submit_sm"]
 
 
 async def test_a_code_goes_before_what_waits_and_never_out_when_its_time_is_over() -> None:
@@ -353,3 +375,59 @@ async def test_stopping_reports_what_has_no_answer_once() -> None:
         verdicts = [(await op.outcome_of(one)).verdict for one in sent]
         assert verdicts == [Verdict.UNKNOWN, Verdict.UNKNOWN, Verdict.NOT_SENT]
         assert len(op.outcomes) == 3
+
+
+async def test_stopping_in_the_round_of_the_bind_tells_of_everything() -> None:
+    async with Smsc() as smsc:
+        smsc.on[SUBMIT_SM] = silent
+        async with operator(smsc.port, up=False) as op:
+            at_once = op.changed
+
+            def submit_and_stop(provider: str) -> None:
+                at_once(provider)
+                if op.provider.trouble is None:
+                    op.submit()
+                    stopped.append(asyncio.create_task(op.provider.stop()))
+
+            stopped: list[asyncio.Task[None]] = []
+            op.changed = submit_and_stop  # type: ignore[method-assign]
+            await smsc.binds()
+            await op.until(lambda: stopped)
+            await stopped[0]
+            assert len(op.outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        ({"host": ""}, "host: String should match pattern"),
+        ({"host": "a b"}, "host: String should match pattern"),
+        ({"system_id": "sixteen_of_these"}, "system_id: String should match pattern"),
+        ({"password": "seventeen_of_them"}, "password: Should be up to 16 visible ASCII"),
+        ({"password": "a b"}, "password: Should be up to 16 visible ASCII characters"),
+        ({"tls_ca_file": "a.pem"}, "tls_ca_file: has no meaning without tls = true"),
+        ({"tls_server_name": "a"}, "tls_server_name: has no meaning without tls = true"),
+        ({"tls": True, "tls_key_file": "a"}, "tls_key_file: has no meaning without tls_cert_file"),
+        ({"reconnect_max_s": 0.1}, "reconnect_max_s: should be at least reconnect_min_s"),
+        ({"bind": "receiver"}, "bind: Input should be 'transceiver' or "),
+        ({"long_messages": "8bit"}, "long_messages: Input should be 'udh', "),
+        ({"status_classes": {"400": "temporary"}}, "status_classes.400: String should match"),
+        ({"status_classes": {"0x0": "refused"}}, "status_classes.0x0: String should match"),
+        ({"status_classes": {"0x400": "accepted"}}, "status_classes.0x400: Input should be"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(settings: dict[str, Any], mistake: str) -> None:
+    whole = {"kind": "smpp", "host": "smsc.example.com", "system_id": "esme", **settings}
+    with pytest.raises(SettingsError) as caught:
+        load(None, {}, {"providers": {"op": whole}})
+    (found,) = caught.value.members["mistakes"]
+    assert found.startswith(f"providers.op.{mistake}")
+
+
+def test_a_setting_that_is_missing_is_named() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(None, {}, {"providers": {"op": {"kind": "smpp"}}})
+    assert caught.value.members["mistakes"] == [
+        "providers.op.host: Field required (from option)",
+        "providers.op.system_id: Field required (from option)",
+    ]

@@ -21,16 +21,15 @@ def client_context(name: str, ca_file: str, cert_file: str, key_file: str) -> ss
     Raises:
         SettingsError: a file cannot be read, or is not what it should be.
     """
-    context = ssl.create_default_context() if not ca_file else None
-    if context is None:
-        context = _loaded(name, "tls_ca_file", lambda: ssl.create_default_context(cafile=ca_file))
-    ours = context
+    context = _loaded(
+        name, "tls_ca_file", lambda: ssl.create_default_context(cafile=ca_file or None)
+    )
     if cert_file:
         # Without a password it would ask at the terminal for one.
         _loaded(
             name,
             "tls_cert_file",
-            lambda: ours.load_cert_chain(cert_file, key_file or None, lambda: b""),
+            lambda: context.load_cert_chain(cert_file, key_file or None, lambda: b""),
         )
     return context
 

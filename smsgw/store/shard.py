@@ -8,7 +8,7 @@ up cancels nothing.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ UNITS_MIN: Final = 32
 UNITS_URGENT: Final = 8
 URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
+LATELY_S: Final = 0.05
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
 STOP_TRIES: Final = 8
@@ -47,6 +48,7 @@ class Room:
 
     ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn, and
     ``urgent`` one-time codes wait for one. Until ``urgent_until_s`` more codes are expected.
+    ``turns`` is when each shard began its last turn.
     """
 
     items_max: int
@@ -54,20 +56,26 @@ class Room:
     busy: int = 0
     urgent: int = 0
     urgent_until_s: float = 0.0
+    turns: dict[int, float] = field(default_factory=dict)
+
+    def at_work(self, shard: int, now_s: float) -> int:
+        """Note a turn of a shard; says how many shards had one lately."""
+        self.turns[shard] = now_s
+        return sum(at_s > now_s - LATELY_S for at_s in self.turns.values())
 
 
 @dataclass(slots=True, frozen=True)
 class Pace:
     """How closely turns follow each other.
 
-    A turn costs much that does not depend on how much is in it. So turns of one shard begin at
-    least ``turns_apart_s`` apart, one-time codes excepted, and find more to do; a request that
-    comes alone finds its shard idle, and waits for nothing. And since nobody waits for most
+    A turn costs much that does not depend on how much is in it. So the turns of all shards begin
+    ``turns_apart_s`` apart at the average, one-time codes excepted, and find more to do; a request
+    that comes alone finds its shard idle, and waits for nothing. And since nobody waits for most
     outcomes, fewer than ``outcomes_many`` of them wait ``outcomes_wait_s`` at most for a turn to
     ride along with.
     """
 
-    turns_apart_s: float = 0.004
+    turns_apart_s: float = 0.0025
     outcomes_wait_s: float = 0.01
     outcomes_many: int = 32
 
@@ -151,8 +159,12 @@ class Inbox:
         """Put outcomes that could not be stored back where they were."""
         self._outcomes.extendleft(reversed(items))
 
-    def take(self, units_max: int) -> list[Item]:
-        """The next turn's items: at least one, if there is one, and about ``units_max`` units."""
+    def take(self, units_max: int, *, claims: bool = False) -> list[Item]:
+        """The next turn's items: at least one, if there is one, and about ``units_max`` units.
+
+        A message is admitted once, claimed once, answered and reported on: where the turn also
+        claims, a quarter of it is for requests, so that no more comes in than goes out.
+        """
         items: list[Item] = list(self._urgent)
         self._urgent.clear()
         units = 0
@@ -164,6 +176,8 @@ class Inbox:
             units += item.units
             items.append(item)
         requests = self._requests
+        if claims:
+            units_max = min(units_max, units + max(1, units_max // 4))
         while requests and units < units_max:
             client = next(iter(requests))
             queue = requests.pop(client)
@@ -329,7 +343,8 @@ class Shard:
                 self._awake.clear()
                 await self._awake.wait()
                 continue
-            self._turn_at_s = loop.time() + self._pace.turns_apart_s
+            apart_s = self._pace.turns_apart_s
+            self._turn_at_s = loop.time() + apart_s * self._room.at_work(self.number, loop.time())
             urgent = self._inbox.urgent
             self._room.busy += 1
             try:
@@ -376,7 +391,7 @@ class Shard:
         return Claim(grants, dict(self.store.waiting)) if grants else None
 
     async def _one_turn(self, claim: Claim | None, units_max: int) -> None:
-        items = self._inbox.take(units_max)
+        items = self._inbox.take(units_max, claims=claim is not None)
         self._ripe = self._inbox.outcomes > 0
         turn: list[Item] = [*items, claim] if claim else items
         self._items = items

@@ -157,6 +157,9 @@ class SmppProvider:
         self._senders.clear()
         self._look_at_trouble("the gateway stops")
         await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
+        while self._bound:
+            # Its keeper was stopped before it knew of the bind.
+            await self._bound[0].closed
         if self._timer is not None:
             self._timer.cancel()
         assert not self._flights, "every link has told what became of its submits"
