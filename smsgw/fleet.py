@@ -145,6 +145,7 @@ class Fleet:
         self._metrics = metrics
         self._sandbox = sandbox
         self._serving = False
+        self._gateways = 1
         self._adjust()
         self._made = self._wanted()
         """With which settings the connections that there are, or will be, were made."""
@@ -188,6 +189,7 @@ class Fleet:
         self.read_pauses()
         if self._shards.server is not None:
             self._shards.server.on_pauses = self.take_pauses
+            self._shards.server.on_gateways = self.divide
 
     async def start(self) -> None:
         """Begin to connect, and tell operators in this process what they had accepted."""
@@ -213,6 +215,12 @@ class Fleet:
         self.read_pauses()
         if self._serving:
             self._keep(self._follow(), "operators")
+
+    def divide(self, gateways: int) -> None:
+        """Share what operators allow with so many gateways, this one included."""
+        self._gateways = gateways
+        self._adjust()
+        self._worker.wake_soon()
 
     async def switch(self, name: str, *, on: bool) -> None:
         """Enable or disable an operator, until the opposite is asked for.
@@ -317,8 +325,7 @@ class Fleet:
                 bucket = Bucket(0.0, at_s=self._clock.monotonic_s())
                 links[name] = Link(name, settings.window, bucket, off=True)
             link = links[name]
-            link.window = settings.window
-            link.bucket.rate_per_s = settings.rate_parts_per_s
+            link.share(settings.window, settings.rate_parts_per_s, self._gateways)
             link.weight, link.priority = settings.weight, settings.priority
             link.otp_share = self._otp_share
             # The mock's numbers that never answer are not the mock's trouble.

@@ -287,6 +287,8 @@ class Gateway:
                 with contextlib.suppress(StorageUnavailable):
                     await recover_flights(shard, self.rules)
         with contextlib.suppress(StorageUnavailable):
+            if self.shards.server is not None:
+                await self.receipts.look_again()
             await self.receipts.match_again(100)
 
     async def _look_at_disk(self) -> None:

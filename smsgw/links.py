@@ -37,6 +37,9 @@ class Bucket:
 class Link:
     """What the allotter knows of one operator: its window, its tokens, and whether to use it.
 
+    Where several ``gateways`` send through it, window and rate are this one's share of what the
+    operator allows all of them together.
+
     ``in_flight`` counts parts claimed and not answered yet, ``answer_s`` is how long an answer
     takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places. The otp
     share of the window is kept free for one-time codes.
@@ -66,6 +69,19 @@ class Link:
     open_s: float = 10.0
     failures: int = 0
     open_until_s: float | None = None
+    gateways: int = 1
+
+    def share(self, window: int, rate_per_s: float, gateways: int) -> None:
+        """Take a share of what an operator allows; there is always one place.
+
+        Args:
+            window: how many parts it may have unanswered, over all gateways.
+            rate_per_s: how many parts a second it takes from all of them; 0 for no limit.
+            gateways: how many there are.
+        """
+        self.gateways = gateways
+        self.window = max(1, window // gateways)
+        self.bucket.rate_per_s = rate_per_s / gateways
 
     @property
     def is_on(self) -> bool:
@@ -144,9 +160,12 @@ class Link:
             self.bucket.tokens += parts
 
     def healthy_rate_per_s(self) -> float:
-        """Parts a second it can be counted on for: a window an answer, at most its limit."""
+        """Parts a second it can be counted on for: a window an answer, at most its limit.
+
+        From all gateways together: what waits, waits for whichever of them comes to it.
+        """
         rate_per_s = self.window / max(self.answer_s, ANSWER_S_MIN)
-        return min(rate_per_s, self.bucket.rate_per_s or rate_per_s)
+        return self.gateways * min(rate_per_s, self.bucket.rate_per_s or rate_per_s)
 
     def answered(self, duration_s: float) -> None:
         """Learn how long it took to answer."""

@@ -152,6 +152,7 @@ class Metrics:
         self._quarantined = counter("quarantined", "Outcomes that could not be applied.")
         self._shard_up = _Gauges(gauge("shard_up", "1 if it accepts work.", "shard"))
         self._wal_bytes = _Gauges(gauge("wal_bytes", "Size of the write-ahead log.", "shard"))
+        self._round_trips = counter("postgres_round_trips", "Calls to PostgreSQL servers.")
 
         self._http = counter("http_requests", "Answers.", "method", "route", "status")
         self._http_duration = histogram(
@@ -232,6 +233,10 @@ class Metrics:
     def wal_bytes(self, shard: int, size_bytes: int) -> None:
         """Tell how large a shard's write-ahead log is now."""
         self._wal_bytes[shard,].set(size_bytes)
+
+    def round_trips(self, count: int) -> None:
+        """Count calls to a database server."""
+        self._round_trips[()] += count
 
     def http(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count and measure an answer.

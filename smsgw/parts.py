@@ -5,6 +5,7 @@ delivered ends it. A retry sends only what was not accepted.
 """
 
 from collections.abc import Mapping
+from itertools import count
 
 from smsgw.models import FINAL_FROM, Message, Outcome, Part, Status, Verdict
 from smsgw.turn import Turn
@@ -34,6 +35,23 @@ def delivered(turn: Turn, message: Message) -> bool:
     """Whether all parts were accepted, and delivered."""
     rows = turn.parts.get(message.number, {})
     return accepted(turn, message) and all(row.status == Status.DELIVERED for row in rows.values())
+
+
+def adopt(turn: Turn, message: Message, identifier: str) -> int:
+    """Give an operator's id to the first part that has none.
+
+    Returns:
+        The part; 0 where the message is a whole, and one too many where each has an id.
+    """
+    if message.parts == 1 or message.is_final:
+        return 0
+    rows = turn.parts.get(message.number, {})
+    number = next(one for one in count(1) if one not in rows)
+    if number <= message.parts:
+        assert message.provider is not None
+        part = Part(message.number, number, message.provider, int(Status.SENT), identifier)
+        turn.set_part(part)
+    return number
 
 
 def report(turn: Turn, message: Message, number: int, status: Status) -> Status | None:

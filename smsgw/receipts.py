@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
-from smsgw import lifecycle
+from smsgw import lifecycle, parts
 from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
 from smsgw.ids import number_of
@@ -28,11 +28,15 @@ log = get(__name__)
 
 IDS_MAX: Final = 50_000
 PARKED_MAX: Final = 1_000_000
+LOOK_AGAIN_S: Final = 10.0
+_LOOK_AGAIN_S_EACH: Final = 0.001
 
 Key = tuple[str, str]
 """(provider, the operator's id)"""
 Place = tuple[int, int, int]
 """(shard, message number, which part of it; 0 for the whole)"""
+UNANSWERED: Final = -1
+"""For the part in a place: one whose answer was lost."""
 About = tuple[int, str]
 """(the recipient's digits, the sender)"""
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -77,7 +81,7 @@ class Receive(Item):
 
         Args:
             number: the message it is thought to be about.
-            part: which part of it; 0 for the whole.
+            part: which part of it; 0 for the whole, ``UNANSWERED`` for one that has no id yet.
             provider_message_id: the operator's id of that message.
             word: what the operator says.
             reason: why, if it says so.
@@ -115,6 +119,8 @@ class Receive(Item):
             self.elsewhere = None
         elif self.elsewhere is not None:
             return
+        if self.part == UNANSWERED:
+            self.part = parts.adopt(turn, message, self.provider_message_id)
         lifecycle.receive(
             turn,
             message,
@@ -185,13 +191,39 @@ class Receipts:
         # What is being done about an id, the last of it: receipts of one id keep their order.
         self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looks_again_s = 0.0
 
     async def open(self) -> None:
         """Learn what is parked."""
-        for shard in self._shards:
-            for provider, identifier in await shard.store.read("parked_keys"):
-                self.parked[provider, identifier] = None
+        for key in await self._read_parked():
+            self.parked[key] = None
         self._metrics.receipts_parked(len(self.parked))
+        self._looks_again_s = self._clock.monotonic_s() + LOOK_AGAIN_S
+
+    async def _read_parked(self) -> set[Key]:
+        return {
+            (provider, identifier)
+            for shard in self._shards
+            for provider, identifier in await shard.store.read("parked_keys")
+        }
+
+    async def look_again(self) -> None:
+        """Learn now and then what other gateways have parked, and what they have matched.
+
+        The more there is, the rarer: with much parked, learning of it must not be most of the work.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s < self._looks_again_s:
+            return
+        known = list(self.parked)
+        found = await self._read_parked()
+        for key in known:
+            if key not in found:
+                self.parked.pop(key, None)
+        for key in found.difference(known):
+            self.parked.setdefault(key)
+        self._metrics.receipts_parked(len(self.parked))
+        self._looks_again_s = now_s + max(LOOK_AGAIN_S, len(found) * _LOOK_AGAIN_S_EACH)
 
     def publish(
         self, provider: str, identifier: str, shard: int, number: int, part: int = 0
@@ -364,7 +396,7 @@ class Receipts:
     async def _in_doubt(self, provider: str, about: About) -> Place | None:
         """The one message for a number, from a sender, that may have reached an operator."""
         found = [
-            (shard.number, number, 0)
+            (shard.number, number, UNANSWERED)
             for shard in self._shards
             for (number,) in await shard.store.read("uncertain_of", provider, *about)
         ]

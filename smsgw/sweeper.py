@@ -255,7 +255,7 @@ class ForgetKeys(Request):
         rows = turn.ask("keys_page", *self.after, PURGE_MAX)
         for client, digest, at_ms, answer in rows:
             if at_ms < self.before_ms and answer != ANSWER_ADJUSTED:
-                turn.write("key_delete", client, digest)
+                turn.write("key_purge", client, digest, self.before_ms)
         self.answer = (rows[-1][0], rows[-1][1]) if len(rows) == PURGE_MAX else None
 
 

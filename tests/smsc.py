@@ -17,9 +17,12 @@ the test at the end of the block. ``python -m tests.smsc`` runs one in a process
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
+import random
 import socket
 import ssl
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -40,9 +43,11 @@ from tests.pdus import (
     INVALID_COMMAND,
     INVALID_MESSAGE_ID,
     INVALID_PASSWORD,
+    INVALID_RECIPIENT,
     INVALID_SYSTEM_ID,
     OK,
     QUERY_SM,
+    QUEUE_FULL,
     RESPONSE,
     STATES,
     SUBMIT_SM,
@@ -186,6 +191,52 @@ def later(delay_s: float, action: Action) -> Action:
 
     def act(pdu: Arrived) -> None:
         asyncio.get_running_loop().call_later(delay_s, action, pdu)
+
+    return act
+
+
+def hostile(chance: random.Random, late_s: float) -> Action:
+    """Do to each submit, by lot, what it should and what it should not, within ``late_s``."""
+    good = in_turn(accepted(), reported())
+    lies = (
+        in_turn(accepted(), reported("UNDELIV")),
+        in_turn(reported(), accepted()),
+        in_turn(reported("UNDELIV"), accepted()),
+        in_turn(accepted(), reported("UNDELIV"), reported()),
+        in_turn(misnumbered(), reported()),
+        dripped,
+    )
+    failures = (
+        refused(INVALID_RECIPIENT),
+        refused(QUEUE_FULL),
+        nacked(),
+        silent,
+        dropped(reset=True),
+    )
+
+    def act(pdu: Arrived) -> None:
+        match chance.randrange(10):
+            case 0 | 1:
+                good(pdu)
+            case 2 | 3 | 4:
+                later(chance.uniform(0, late_s), good)(pdu)
+            case 5 | 6 | 7 | 8:
+                chance.choice(lies)(pdu)
+            case _:
+                chance.choice(failures)(pdu)
+
+    return act
+
+
+def flapping(every: int, action: Action) -> Action:
+    """Reset the connection at every so manieth submit, which is reported all the same."""
+    counter = itertools.count(1)
+
+    def act(pdu: Arrived) -> None:
+        if next(counter) % every:
+            action(pdu)
+        else:
+            in_turn(dropped(reset=True), reported())(pdu)
 
     return act
 
@@ -466,8 +517,9 @@ def journaled(path: Path, action: Action) -> Action:
     journal = path.open("a", buffering=1)
 
     def act(pdu: Arrived) -> None:
-        line = {"to": pdu.recipient, "from": pdu.sender, "data": pdu.user_data.hex()}
-        journal.write(json.dumps({**line, "message_id": pdu.message_id}) + "\n")
+        line = {"at_s": time.time(), "to": pdu.recipient, "from": pdu.sender}
+        line |= {"data": pdu.user_data.hex(), "message_id": pdu.message_id}
+        journal.write(json.dumps(line) + "\n")
         action(pdu)
 
     return act
@@ -480,6 +532,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
         answer = later(arguments.answer_after_s, accepted())
         receipt = later(arguments.receipt_after_s, reported(arguments.word))
         smsc.on[SUBMIT_SM] = in_turn(answer, receipt)
+        if arguments.hostile_s:
+            smsc.on[SUBMIT_SM] = hostile(random.Random(arguments.port), arguments.hostile_s)
+        if arguments.reset_every:
+            smsc.on[SUBMIT_SM] = flapping(arguments.reset_every, smsc.on[SUBMIT_SM])
+        smsc.on[BIND] = in_turn(smsc.standard, lambda _: smsc.redeliver())
         if arguments.journal:
             smsc.on[SUBMIT_SM] = journaled(arguments.journal, smsc.on[SUBMIT_SM])
         print(f"listens on {smsc.host}:{smsc.port}", flush=True)
@@ -495,6 +552,8 @@ def main(given: Iterable[str] | None = None) -> None:
     parser.add_argument("--answer-after-s", type=float, default=0)
     parser.add_argument("--receipt-after-s", type=float, default=0)
     parser.add_argument("--word", default="DELIVRD", choices=STATES)
+    parser.add_argument("--reset-every", type=int)
+    parser.add_argument("--hostile-s", type=float)
     parser.add_argument("--journal", type=Path)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(parser.parse_args(None if given is None else list(given))))

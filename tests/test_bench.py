@@ -21,7 +21,7 @@ import pytest
 from smsgw.bench import fair, ground, load, options, suite
 from smsgw.bench.kept import shard_bytes, shard_files
 from smsgw.bench.load import Connection, Load, Plan
-from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Steady
+from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Smpp, Steady
 from smsgw.bench.processes import Spoiled, in_child
 from smsgw.bench.results import Target, quantile, result, rows
 from smsgw.bench.seed import DELIVERED, WAITING, Seeded, seed, zipf_counts
@@ -32,6 +32,7 @@ from tests.support import clean_environment
 TINY = {
     "line": Line(rounds=2, seconds=0.2, clients=20, connections=8),
     "batch": Line(rounds=1, seconds=0.2, clients=20, connections=4, batch=100),
+    "smpp": Smpp(rounds=1, seconds=0.3, clients=20, connections=8),
     "otp": Otp(rounds=1, seconds=0.4, clients=20, backlog=500, latency_ms=1),
     "fair": Fair(rounds=1, seconds=0.4, clients=10, backlog=800, parts_per_s=500),
     "steady": Steady(rounds=2, seconds=0.6, clients=20, connections=8, rate=100),
@@ -43,6 +44,7 @@ OF_THE_LINE = {"finished_per_s", "accepted_per_s", "unfinished_at_end", "accept_
 FIGURES: dict[str, set[str]] = {
     "line": {"ratio", "gateway_cpu", "load_cpu", *OF_THE_LINE},
     "batch": {"ratio", *OF_THE_LINE},
+    "smpp": {"ratio", "gateway_cpu", "load_cpu", "smsc_cpu", *OF_THE_LINE},
     "otp": {"added_p99_ms", "codes", "single_p99_ms", "batch_p99_ms", "waiting_at_end"},
     "fair": {
         *(f"{scene}_wait_p99_ms" for scene in ("whale", "alone", "equals", "small")),
@@ -55,6 +57,7 @@ FIGURES: dict[str, set[str]] = {
 }
 ONCE: dict[str, set[str]] = {
     "steady": {"spike_max_ms", "spike_at_s", "over_250_ms"},
+    "smpp": {f"window_{size}_{what}" for size in (1, 10, 50) for what in ("per_s", "of_most")},
     "otp": {"seed_s", "seeded_per_s"},
     "history": {"seed_s", "seeded_per_s", "bytes_a_message"},
     "memory": {"seed_s", "seeded_per_s"},
@@ -428,6 +431,8 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(
     [
         ("line", Line()),
         ("line --batch 100 --seconds 2 --clients 5", Line(batch=100, seconds=2, clients=5)),
+        ("smpp", Smpp()),
+        ("smpp --binds 3 --window 30 --answer 5", Smpp(binds=3, window=30, answer_ms=5)),
         ("otp", Otp()),
         ("otp --codes 7 --singles 8 --batches 9", Otp(
             codes_per_s=7, singles_per_s=8, batches_per_s=9

@@ -162,9 +162,10 @@ def test_the_commands_are_those_we_promise() -> None:
         "status",
         *(
             f"bench {name}"
-            for name in ("line", "otp", "fair", "steady", "history", "memory", "all")
+            for name in ("line", "smpp", "otp", "fair", "steady", "history", "memory", "all")
         ),
-        "shards list",
+        *(f"shards {name}" for name in ("list", "move", "resize")),
+        "migrate",
         "config show",
         "config check",
         "version",

@@ -8,11 +8,29 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from smsgw import lifecycle, parts
-from smsgw.models import EntryKind, Outcome, Reason, Status, Verdict
-from smsgw.providers.base import fold
+from smsgw.admission import Accepted
+from smsgw.clock import ManualClock
+from smsgw.gateway import Gateway
+from smsgw.models import EntryKind, Message, Outcome, Reason, Status, Verdict
+from smsgw.providers.base import Submission, fold
 from smsgw.turn import Turn
+from tests.conftest import OpenGateway
 from tests.records import NOW_MS, RULES, a_message, a_turn, an_account
+from tests.support import (
+    Scripted,
+    account_of,
+    add_client,
+    assert_clean,
+    crash,
+    final_of,
+    flushed,
+    message_of,
+    send,
+    still,
+    sweep,
+)
 
+BACKENDS = ("sqlite", "postgres")
 S, V = Status, Verdict
 SIZE = 3
 COST_CENTS = 15
@@ -181,3 +199,119 @@ def test_a_receipt_of_a_part_that_ended_is_told_once() -> None:
     assert parts.report(turn, message, 1, S.FAILED_PERM) is None
     assert parts.report(turn, message, 3, S.FAILED_PERM) is None
     assert parts.report(turn, message, 2, S.DELIVERED) is S.DELIVERED
+
+
+# The same through a whole gateway, on every kind of store.
+
+
+async def serve(gateway_of: OpenGateway, **delivery: object) -> tuple[Gateway, Scripted]:
+    """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
+    operator = Scripted()
+    gateway = await gateway_of(
+        {"server": {"shutdown_s": 0.02}, "delivery": {"retry_base_s": 0.0, **delivery}},
+        serve=False,
+    )
+    gateway.fleet.providers = {"mock": operator}
+    await gateway.serve()
+    await still(gateway)
+    return gateway, operator
+
+
+def answer(operator: Scripted, submission: Submission, **verdicts: Verdict) -> None:
+    """Answer each part of a submission; ``p2=V.FAILED`` is about the second."""
+    outcomes = outcome_of({int(name[1:]): verdict for name, verdict in verdicts.items()})
+    assert operator._sink is not None
+    operator._sink.settled("mock", submission, outcomes)
+
+
+async def three_parts(gateway: Gateway, client: bytes) -> Message:
+    sent = await send(gateway, client, text="x" * 400)
+    assert isinstance(sent, Accepted)
+    assert sent.message.parts == SIZE
+    return sent.message
+
+
+async def retried(gateway: Gateway, clock: ManualClock, operator: Scripted) -> Submission:
+    """The next attempt, once its time has come."""
+    await flushed(gateway)
+    clock.advance(1)
+    await sweep(gateway)
+    return await operator.next()
+
+
+async def parts_of(gateway: Gateway, message: Message) -> list[tuple[int, int]]:
+    """Whose parts the operator's ids are: message and part."""
+    shard = gateway.shards.of_message(message.id)
+    found: list[tuple[int, int]] = []
+    for part in range(1, SIZE + 1):
+        for number, _, _, which in await shard.store.read("messages_of_provider_id", f"id-{part}"):
+            if which:
+                found.append((number, which))
+    return found
+
+
+async def test_a_retry_sends_the_parts_that_were_not_accepted(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    gateway, operator = await serve(gateway_of)
+    client = await add_client(gateway)
+    message = await three_parts(gateway, client)
+    first = await operator.next()
+    assert first.accepted_parts == frozenset()
+    answer(operator, first, p1=V.ACCEPTED, p2=V.FAILED, p3=V.FAILED)
+    second = await retried(gateway, clock, operator)
+    assert second.accepted_parts == {1}
+    answer(operator, second, p2=V.ACCEPTED, p3=V.FAILED)
+    third = await retried(gateway, clock, operator)
+    assert third.accepted_parts == {1, 2}
+    # A receipt of one part says nothing of the others, whenever it comes.
+    operator.receipt("id-1")
+    answer(operator, third, p3=V.ACCEPTED)
+    operator.receipt("id-3")
+    await flushed(gateway)
+    assert (await message_of(gateway, message)).status == S.SENT
+    assert await parts_of(gateway, message) == [(message.number, part) for part in (1, 2, 3)]
+    operator.receipt("id-2")
+    done = await final_of(gateway, message)
+    assert (done.status, done.charged_cents, done.attempts) == (S.DELIVERED, COST_CENTS, 3)
+    assert done.provider_message_id == "id-1"
+    assert (await account_of(gateway, client)).held_cents == 0
+    await assert_clean(gateway)
+
+
+async def test_the_first_part_that_is_not_delivered_ends_the_message(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    gateway, operator = await serve(gateway_of)
+    client = await add_client(gateway)
+    message = await three_parts(gateway, client)
+    answer(operator, await operator.next(), p1=V.ACCEPTED, p2=V.FAILED, p3=V.ACCEPTED)
+    await flushed(gateway)
+    operator.receipt("id-3", "UNDELIV")
+    done = await final_of(gateway, message)
+    assert (done.status, done.charged_cents, done.held_cents) == (S.FAILED_PERM, 0, 0)
+    clock.advance(100)
+    await sweep(gateway)
+    assert operator.count == 1, "what has failed is not tried again"
+    await assert_clean(gateway)
+
+
+async def test_accepted_parts_outlive_a_crash(gateway_of: OpenGateway, clock: ManualClock) -> None:
+    gateway, operator = await serve(gateway_of, on_uncertain="resend")
+    client = await add_client(gateway)
+    message = await three_parts(gateway, client)
+    answer(operator, await operator.next(), p1=V.ACCEPTED, p2=V.FAILED, p3=V.ACCEPTED)
+    second = await retried(gateway, clock, operator)
+    assert second.accepted_parts == {1, 3}
+    await crash(gateway)
+    gateway, operator = await serve(gateway_of, on_uncertain="resend")
+    third = await retried(gateway, clock, operator)
+    assert third.number == message.number
+    assert third.accepted_parts == {1, 3}
+    operator.receipt("id-1")
+    operator.receipt("id-3")
+    answer(operator, third, p2=V.ACCEPTED)
+    operator.receipt("id-2")
+    done = await final_of(gateway, message)
+    assert (done.status, done.charged_cents) == (S.DELIVERED, COST_CENTS)
+    await assert_clean(gateway)

@@ -251,6 +251,4 @@ def test_the_answer_put_together_by_hand_is_the_answer(
 ) -> None:
     row: Message = a_message(reference=reference, submit_by_ms=submit_by_ms, ucs2=ucs2)
     answer = Accepted(row, scheduled, 12345)
-    assert json.loads(views.accepted_json(answer)) == json.loads(
-        json.dumps(views.accepted(answer))
-    )
+    assert json.loads(views.accepted_json(answer)) == json.loads(json.dumps(views.accepted(answer)))

@@ -21,7 +21,7 @@ from smsgw.api.problems import PROBLEMS
 from smsgw.cli.main import app
 from smsgw.metrics import Metrics
 from smsgw.providers import mock
-from smsgw.settings import Settings
+from smsgw.settings import Settings, load
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -166,6 +166,14 @@ def test_what_is_not_run_here_is_run_before_the_tests_word_by_word() -> None:
 def test_only_known_programs_are_in_the_readme() -> None:
     programs = {command.split()[0] for command in commands_of(README) if not is_run_by_ci(command)}
     assert programs == {"curl", "smsgw"}
+
+
+@pytest.mark.parametrize("page", [README, *GUIDES], **name_of)
+def test_the_settings_in_a_page_are_right(page: Path, tmp_path: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        path = tmp_path / "smsgw.toml"
+        path.write_text(block)
+        assert load(path, {}).providers
 
 
 @pytest.mark.parametrize("page", [README, *GUIDES], **name_of)

@@ -197,6 +197,43 @@ async def test_a_lost_answer_is_found_again_by_its_receipt(gateway_of: OpenGatew
         assert len(smsc.submits) == 1
 
 
+async def test_receipts_of_parts_whose_answers_were_lost_are_counted_one_by_one(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.first(SUBMIT_SM, accepted(), silent, held("third", dropped()))
+        sent = await site.send(text=LONG)
+        await smsc.saw(SUBMIT_SM, 3)
+        smsc.release("third")
+        await site.is_in(sent, "UNCERTAIN")
+        await smsc.binds()
+        first, second, third = smsc.submits
+        for number, part in enumerate([second, second, first], 1):
+            part.report()
+            await smsc.saw(DELIVER_SM | RESPONSE, number)
+            assert (await site.message(sent))["status"] == "UNCERTAIN"
+        third.report()
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 15)
+        assert len(smsc.submits) == 3
+
+
+async def test_one_part_that_does_not_arrive_is_enough_also_when_answers_were_lost(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.on[SUBMIT_SM] = silent
+        sent = await site.send(text=LONG)
+        await smsc.saw(SUBMIT_SM, 3)
+        smsc.drop_all()
+        await site.is_in(sent, "UNCERTAIN")
+        await smsc.binds()
+        smsc.submits[2].report("UNDELIV")
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("FAILED_PERM", 0)
+        assert await site.balance() == (1000, 0, 0)
+
+
 async def test_a_receipt_before_the_answer_is_acknowledged_and_counts(
     gateway_of: OpenGateway,
 ) -> None:

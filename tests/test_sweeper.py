@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smsgw.accounts import Adjust, Cancel
-from smsgw.admission import Accepted, BatchProgress, key_use
+from smsgw.admission import Accepted, Admit, BatchProgress, Replay, key_use
 from smsgw.archive import Archive, Filters
 from smsgw.clock import ManualClock, day_of
 from smsgw.entrance import Wish
@@ -19,6 +19,7 @@ from smsgw.gateway import Gateway
 from smsgw.lifecycle import status_name
 from smsgw.models import Lane, Message, Reason, Status, Verdict
 from smsgw.store.base import ShardUnavailableError
+from smsgw.sweeper import ForgetKeys
 from tests.conftest import OpenGateway
 from tests.support import (
     DELIVERED,
@@ -339,6 +340,27 @@ async def test_keys_are_forgotten_after_their_time_but_not_those_that_moved_cred
     assert [row[1] for row in await shard.store.read("keys_page", 0, b"", 10)] == [adding.digest]
     await shard.ask(Adjust(client, 50, None, adding))
     assert (await account_of(gateway, client)).sequence == 2 + 2 + 0
+
+
+@pytest.mark.parametrize("forgets_first", [True, False])
+async def test_a_key_that_is_used_anew_in_the_turn_that_forgets_it_is_kept(
+    gateway_of: OpenGateway, clock: ManualClock, forgets_first: bool
+) -> None:
+    gateway = await gateway_of(serve=False)
+    client = await add_client(gateway)
+    store, key = gateway.shards.of_client(client).store, key_use("a", "messages")
+    draft = gateway.entrance.draft(Wish(DELIVERED, "ACME", "hello", Lane.REGULAR))
+    first, anew, again = (Admit(client, draft, key, gateway.rules, 0) for _ in range(3))
+    await store.turn([first], clock.now_ms(), {})
+    clock.advance(gateway.rules.idempotency_ms / 1000 + 1)
+    forgets = ForgetKeys((0, b""), clock.now_ms() - gateway.rules.idempotency_ms)
+    items = [forgets, anew] if forgets_first else [anew, forgets]
+    await store.turn(items, clock.now_ms(), {})
+    assert isinstance(anew.answer, Accepted)
+    await store.turn([again], clock.now_ms(), {})
+    assert isinstance(again.answer, Replay)
+    assert (await account_of(gateway, client)).held_cents == 2 * 5
+    await assert_clean(gateway)
 
 
 async def test_many_keys_are_walked_over_in_steps(

@@ -5,7 +5,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -75,12 +75,11 @@ class Running:
     def finals(self) -> int:
         """How many messages have become final since it started; for a gateway."""
         page = self._get("/metrics").decode()
-        prefix = "smsgw_messages_final_total{"
-        return sum(
-            int(float(line.rsplit(" ", 1)[1]))
-            for line in page.splitlines()
-            if line.startswith(prefix)
-        )
+        return _added_up(page, "smsgw_messages_final_total{")
+
+    def round_trips(self) -> int:
+        """How often it has called a database server; for a gateway."""
+        return _added_up(self._get("/metrics").decode(), "smsgw_postgres_round_trips_total ")
 
     def await_finals(self, wanted: int, limit_s: float) -> None:
         """Return once so many messages are final.
@@ -88,11 +87,7 @@ class Running:
         Raises:
             Spoiled: they are not, in time.
         """
-        deadline_s = time.monotonic() + limit_s
-        while (found := self.finals()) < wanted:
-            if time.monotonic() > deadline_s:
-                raise Spoiled(f"{wanted - found} messages were unfinished after {limit_s:.0f} s")
-            time.sleep(LOOK_S)
+        await_finals([self], wanted, limit_s)
 
     def await_health(self, alive: Callable[[], bool], limit_s: float) -> None:
         """Return once it answers.
@@ -120,6 +115,26 @@ class Running:
         except (urllib.error.URLError, OSError) as error:
             raise Spoiled(f"the server did not answer: {error}") from error
         return content
+
+
+def _added_up(page: str, prefix: str) -> int:
+    """The values of some lines of a page of metrics."""
+    return sum(
+        int(float(line.rsplit(" ", 1)[1])) for line in page.splitlines() if line.startswith(prefix)
+    )
+
+
+def await_finals(gateways: Sequence[Running], wanted: int, limit_s: float) -> None:
+    """Return once so many messages are final, whichever of some gateways has ended them.
+
+    Raises:
+        Spoiled: they are not, in time.
+    """
+    deadline_s = time.monotonic() + limit_s
+    while (found := sum(one.finals() for one in gateways)) < wanted:
+        if time.monotonic() > deadline_s:
+            raise Spoiled(f"{wanted - found} messages were unfinished after {limit_s:.0f} s")
+        time.sleep(LOOK_S)
 
 
 @contextmanager
@@ -181,6 +196,18 @@ def load_on(
     Raises:
         Spoiled: the last answers did not come in time.
     """
-    placed = [replace(plan, port=running.port) for plan in plans]
+    return load_each([replace(plan, port=running.port) for plan in plans], watch=watch)
+
+
+def load_each(plans: Sequence[Plan], *, watch: Callable[[], None] = lambda: None) -> list[Outcome]:
+    """Run plans side by side, each against the server that it names, in one other process.
+
+    Args:
+        plans: what to send, and where.
+        watch: called a few times a second meanwhile.
+
+    Raises:
+        Spoiled: the last answers did not come in time.
+    """
     limit_s = max(plan.seconds for plan in plans) + LAST_ANSWERS_S
-    return in_child(load.run, placed, limit_s=limit_s, watch=watch)
+    return in_child(load.run, list(plans), limit_s=limit_s, watch=watch)

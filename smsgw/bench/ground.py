@@ -131,15 +131,26 @@ def texts(ids: Sequence[bytes]) -> list[str]:
     return [str(uuid.UUID(bytes=identifier)) for identifier in ids]
 
 
-def make_store(data: Path, clients: Sequence[bytes] = ()) -> list[int]:
-    """Make a data directory, or open it, and add clients; returns the shard of each slot."""
-    homes: list[int] = children.run(_make_store(data, clients))
+def make_store(
+    data: Path, clients: Sequence[bytes] = (), more: children.Overrides | None = None
+) -> list[int]:
+    """Make a data directory, or open it, and add clients.
+
+    Args:
+        data: the directory.
+        clients: their ids.
+        more: settings that are not the default.
+
+    Returns:
+        The shard of each slot.
+    """
+    homes: list[int] = children.run(_make_store(data, clients, more or {}))
     return homes
 
 
-async def _make_store(data: Path, clients: Sequence[bytes]) -> list[int]:
+async def _make_store(data: Path, clients: Sequence[bytes], more: children.Overrides) -> list[int]:
     async with asyncio.timeout(PREPARE_S):
-        gateway = await Gateway.open(children.settings_for(0, {}), data, purpose="bench")
+        gateway = await Gateway.open(children.settings_for(0, more), data, purpose="bench")
         try:
             for first in range(0, len(clients), _AT_ONCE):
                 await asyncio.gather(
@@ -175,29 +186,30 @@ def beside(folder: Path, plan: Plan) -> dict[str, float]:
     return found
 
 
-def prove(data: Path, messages: int) -> None:
+def prove(data: Path, messages: int, more: children.Overrides | None = None) -> None:
     """Audit a store that no gateway has open.
 
     Args:
         data: its directory.
         messages: about how many it has, for how long that may take.
+        more: settings that are not the default.
 
     Raises:
         Spoiled: something was found.
     """
     limit_s = AUDIT_S + messages / AUDITED_PER_S
-    findings = in_child(_findings, str(data), limit_s=limit_s)
+    findings = in_child(_findings, str(data), more or {}, limit_s=limit_s)
     if findings:
         raise Spoiled(f"the audit found: {findings[0]}")
 
 
-def _findings(data: str) -> list[str]:
-    found: list[str] = children.run(_audit(Path(data)))
+def _findings(data: str, more: children.Overrides) -> list[str]:
+    found: list[str] = children.run(_audit(Path(data), more))
     return found
 
 
-async def _audit(data: Path) -> list[str]:
-    gateway = await Gateway.open(children.settings_for(0, {}), data, purpose="bench audit")
+async def _audit(data: Path, more: children.Overrides) -> list[str]:
+    gateway = await Gateway.open(children.settings_for(0, more), data, purpose="bench audit")
     try:
         proofs = [await shard.store.audit() for shard in gateway.shards]
     finally:

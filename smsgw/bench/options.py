@@ -28,12 +28,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Line(Options):
-    """``batch`` is messages a request; 0 is the single route."""
+    """``batch`` is messages a request; 0 is the single route.
+
+    ``shards`` are URLs of PostgreSQL databases that hold no store, which ``gateways`` share; with
+    ``beside_files`` the same load goes to one gateway with shards in files, too.
+    """
 
     seconds: float = 8.0
     clients: int = 10_000
     connections: int = 64
     batch: int = 0
+    shards: tuple[str, ...] = ()
+    gateways: int = 1
+    beside_files: bool = False
+
+
+@dataclass(frozen=True)
+class Smpp(Options):
+    """``window`` is of all binds together; ``answer_ms`` is of the SMSC, for small windows."""
+
+    seconds: float = 8.0
+    clients: int = 10_000
+    connections: int = 64
+    binds: int = 2
+    window: int = 500
+    answer_ms: int = 20
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from smsgw.bench import fair, history, line, memory, otp, steady
+from smsgw.bench import fair, history, line, memory, otp, smpp, steady
 from smsgw.bench.ground import under
-from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Steady
+from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Smpp, Steady
 from smsgw.bench.processes import Spoiled
 from smsgw.bench.results import machine
 
 _MEASURES: Final[Mapping[type[Options], Callable[[Any, Callable[[str], None]], dict[str, Any]]]] = {
     Line: line.measure,
+    Smpp: smpp.measure,
     Otp: otp.measure,
     Fair: fair.measure,
     Steady: steady.measure,
@@ -31,6 +32,7 @@ class Bench:
 BENCHES: Final = (
     Bench("line", Line()),
     Bench("line --batch 100", Line(batch=100)),
+    Bench("smpp", Smpp()),
     Bench("otp", Otp()),
     Bench("fair", Fair()),
     Bench("steady", Steady()),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Steady
+from smsgw.bench.options import Fair, History, Line, Memory, Options, Otp, Smpp, Steady
 from smsgw.cli import output
 from smsgw.cli.call import Failed
 from smsgw.cli.options import Invocation, group, placed
@@ -38,12 +38,63 @@ def line(
     rounds: _Rounds = Line.rounds,
     connections: _Connections = Line.connections,
     clients: _Clients = Line.clients,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database without a store; several may be."),
+    ] = None,
+    gateways: Annotated[
+        int, typer.Option(min=1, max=16, help="That share the databases.")
+    ] = Line.gateways,
+    beside_files: Annotated[
+        bool, typer.Option("--beside-files", help="Also one with shards in files, to compare.")
+    ] = Line.beside_files,
     limit: _Limit = 10,
     quiet: _Quiet = False,
 ) -> None:
     """Messages posted, held, sent, reported and captured a second. Takes a minute."""
+    urls = tuple(url for named in shards or () for url in named.split(","))
+    if not urls and (gateways > 1 or beside_files):
+        raise typer.BadParameter("--gateways and --beside-files need --shards")
     options = Line(
-        rounds=rounds, seconds=seconds, clients=clients, connections=connections, batch=batch
+        rounds=rounds,
+        seconds=seconds,
+        clients=clients,
+        connections=connections,
+        batch=batch,
+        shards=urls,
+        gateways=gateways,
+        beside_files=beside_files,
+    )
+    _measure(at, options, limit, quiet=quiet)
+
+
+@bench.command()
+@placed
+def smpp(
+    at: Invocation,
+    seconds: _Seconds = Smpp.seconds,
+    rounds: _Rounds = Smpp.rounds,
+    connections: _Connections = Smpp.connections,
+    clients: _Clients = Smpp.clients,
+    binds: Annotated[int, typer.Option(min=1, max=100, help="With the SMSC.")] = Smpp.binds,
+    window: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Submits without an answer, over all binds.")
+    ] = Smpp.window,
+    answer: Annotated[
+        int, typer.Option(min=1, max=1000, help="Milliseconds of an answer, for small windows.")
+    ] = Smpp.answer_ms,
+    limit: _Limit = 10,
+    quiet: _Quiet = False,
+) -> None:
+    """The line through an SMSC in another process, and the rate of small windows. Two minutes."""
+    options = Smpp(
+        rounds=rounds,
+        seconds=seconds,
+        clients=clients,
+        connections=connections,
+        binds=binds,
+        window=window,
+        answer_ms=answer,
     )
     _measure(at, options, limit, quiet=quiet)
 

@@ -116,12 +116,12 @@ def open_door(
         CannotStart: nobody listens, and the directory cannot be opened.
         Failed: there is no store.
     """
-    from smsgw.store.directory import LockHeld
+    from smsgw.store.directory import LockHeld, is_store
 
     door = _connect(data)
     if door is not None:
         return door
-    if not creates and not (data / "catalog.db").exists() and not load().store.shard_urls:
+    if not creates and not is_store(data) and not load().store.shard_urls:
         raise Failed(f"there is no store in {data}; serve and client create make one")
     try:
         return _OwnDoor(load(), data, purpose)

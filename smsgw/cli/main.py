@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from smsgw import __version__
-from smsgw.cli import benches, clients, messages, operations, output, providers
+from smsgw.cli import benches, clients, messages, migrate, operations, output, providers, shards
 from smsgw.cli.options import PROGRAM, Invocation, placed
 from smsgw.errors import SmsgwError
 
@@ -56,7 +56,8 @@ app.add_typer(messages.receipts, name="receipts")
 app.command()(clients.report)
 app.command()(operations.audit)
 app.command()(operations.status)
-app.add_typer(operations.shards, name="shards")
+app.add_typer(shards.shards, name="shards")
+app.command()(migrate.migrate)
 app.add_typer(operations.config, name="config")
 app.add_typer(benches.bench, name="bench")
 app.command()(operations.version)

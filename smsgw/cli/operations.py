@@ -14,7 +14,6 @@ from smsgw.cli.options import Client, Invocation, group, placed
 from smsgw.errors import SettingsError
 
 config = group("Look at the settings.")
-shards = group("Look at the files that hold clients and messages.")
 
 _SUMS: Final = ("clients", "messages", "entries", "credits", "held", "charged")
 
@@ -151,14 +150,6 @@ def _show_audit(document: dict[str, Any]) -> None:
         output.table(document["findings"], ("client_id", "shard", "check", "detail"))
     else:
         print("clean")
-
-
-@shards.command("list", help="Where every shard is, and what is in it.")
-@placed
-def list_shards(at: Invocation) -> None:
-    """Show every shard."""
-    columns = ("shard", "address", "slots", "clients", "credits", "held", "charged", "waiting")
-    at.show_list(at.ask("GET", "/admin/shards"), *columns)
 
 
 @config.command()

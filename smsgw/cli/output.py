@@ -89,3 +89,26 @@ def working(at_what: str) -> Iterator[Callable[[str], None]]:
     ) as progress:
         task = progress.add_task(at_what, total=None)
         yield lambda step: progress.update(task, description=step)
+
+
+@contextmanager
+def counting(at_what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show on a terminal how far something long is: what it does, how much is done, of how much."""
+    if not sys.stderr.isatty():
+        yield lambda _what, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(at_what, total=None)
+        yield lambda what, done, total: progress.update(
+            task, description=what, completed=done, total=total or None
+        )

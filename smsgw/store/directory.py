@@ -15,7 +15,13 @@ from smsgw.errors import StoreError
 LOCK_WAIT_S: Final = 5.0
 _LOCK_STEP_S: Final = 0.05
 _KEY_BYTES: Final = 32
+CATALOG: Final = "catalog.db"
+"""Where it is there, the store is in files."""
+NEW_CATALOG: Final = "catalog.new"
+"""The catalog of files that a store is being copied into."""
 _SERVER_STORE: Final = "postgresql.id"
+_KEPT: Final = "files-"
+"""A store's files that have moved into PostgreSQL are kept in a folder named so, and the time."""
 
 # statfs(2) magic numbers of file systems on which WAL or locks do not hold.
 _REFUSED: Final = {
@@ -114,19 +120,62 @@ class DataDirectory:
         path = self.path / _SERVER_STORE
         if not path.exists():
             path.write_text(f"{store_id}\n", "ascii")
+            _flush(path)
+            _flush(self.path)
         elif path.read_text("ascii").strip() != str(store_id):
             raise StoreError(f"{self.path} is of another store than the one in store.shard_urls")
 
     def check_no_server(self) -> None:
         """Refuse to begin a store in files where one in PostgreSQL was used.
 
+        Where the catalog is a file, the store has come back into files, and the note is old.
+
         Raises:
             StoreError: it was.
         """
-        if (self.path / _SERVER_STORE).exists():
+        if (self.path / CATALOG).exists():
+            (self.path / _SERVER_STORE).unlink(missing_ok=True)
+        elif (self.path / _SERVER_STORE).exists():
             raise StoreError(
                 f"{self.path} is of a store in PostgreSQL, but store.shard_urls is not set"
             )
+
+    def check_server(self) -> None:
+        """Refuse where no store in PostgreSQL was ever used.
+
+        Raises:
+            StoreError: there is no store.
+        """
+        if not (self.path / _SERVER_STORE).exists():
+            raise StoreError(f"there is no store in {self.path}")
+
+    def leave_files(self, now_ms: int) -> None:
+        """Take the catalog out of use: from this moment the store is in PostgreSQL."""
+        kept = self.path / f"{_KEPT}{now_ms}"
+        kept.mkdir(mode=0o700)
+        (self.path / CATALOG).rename(kept / CATALOG)
+        _flush(kept)
+        _flush(self.path)
+
+    def set_aside(self) -> Path | None:
+        """Put the shards' files beside the catalog that was taken out of use, if it was just now.
+
+        Returns:
+            Where all of them are.
+        """
+        for kept in sorted(self.path.glob(f"{_KEPT}*"), reverse=True):
+            if not (kept / "shards").exists():
+                (self.path / "shards").rename(kept / "shards")
+                (self.path / "shards").mkdir(mode=0o700)
+                _flush(self.path)
+            return kept
+        return None
+
+    def take_files(self) -> None:
+        """Bring a new catalog into use: from this moment the store is in files."""
+        _flush(self.path / "shards")
+        (self.path / NEW_CATALOG).rename(self.path / CATALOG)
+        _flush(self.path)
 
     def key(self) -> bytes:
         """The secret from which codes are derived; made once, readable by its owner only.
@@ -156,6 +205,15 @@ class DataDirectory:
         return stat.f_bavail * stat.f_frsize
 
 
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_system(path: Path) -> int | None:
     """The magic number of a path's file system (statfs(2)); None where it cannot be told."""
     if not sys.platform.startswith("linux"):
@@ -176,6 +234,11 @@ def refuse_network(path: Path) -> None:
     name = _REFUSED.get(file_system(path) or 0)
     if name:
         raise StoreError(f"{path} is on {name}; SQLite's write-ahead log needs a local disk")
+
+
+def is_store(path: Path) -> bool:
+    """Whether a directory is one of a store, wherever that is."""
+    return (path / CATALOG).exists() or (path / _SERVER_STORE).exists()
 
 
 def is_volatile(path: Path) -> bool:

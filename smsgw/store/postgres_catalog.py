@@ -8,6 +8,7 @@ from smsgw.errors import StorageUnavailable, StoreError
 from smsgw.ids import SLOTS
 from smsgw.store import postgres_statements as statements
 from smsgw.store.base import ShardUnavailableError
+from smsgw.store.places import TIDYING
 from smsgw.store.postgres_connection import Database, fetch, migrate
 
 _PLACE = "postgresql"
@@ -39,6 +40,7 @@ class PostgresCatalog:
         self.store_id = 0
         self.epoch = 0
         self.made = False
+        self.tidying = False
         self.shards: dict[int, str] = {}
         self.shard_of_slot: list[int] = []
         self.moved_from: dict[int, int] = {}
@@ -102,6 +104,7 @@ class PostgresCatalog:
         self.paused = {subject for (subject,) in pauses}
         self.store_id, self.epoch = int(meta["store"]), int(meta["epoch"])
         self.made = "made" in meta
+        self.tidying = TIDYING in meta
         if len(slots) != SLOTS or not set(self.shard_of_slot) <= set(self.shards):
             raise StoreError(f"{self.database.name} is damaged: its slot map is not whole")
 

@@ -6,7 +6,7 @@ sentence and the place's name, ``store.shard_urls[0] (host/database)``.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -88,6 +88,10 @@ class Database:
         self._url = url
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(settings.pool_max)
+        self.on_trips: Callable[[int], None] = lambda _: None
+        """Told about every so many calls to the server."""
+        # Without a cache, a statement is prepared again for each time that it runs.
+        self._trips_of_query = 1 if settings.statement_cache else 2
         parts = None
         with contextlib.suppress(ValueError):
             parts = urlsplit(url)
@@ -189,8 +193,13 @@ class Database:
         Raises:
             ShardUnavailableError: the server cannot answer now.
         """
+        self.queried()
         async with self.connection() as connection:
             return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
+
+    def queried(self) -> None:
+        """Count a statement with parameters."""
+        self.on_trips(self._trips_of_query)
 
     async def close(self) -> None:
         """Close every connection; none is in use any more."""

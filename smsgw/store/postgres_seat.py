@@ -9,6 +9,7 @@ takes its own seat at once, and what was in flight under the earlier incarnation
 import contextlib
 import os
 import secrets
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,8 @@ from typing import Final
 from smsgw.errors import StoreError
 from smsgw.store import postgres_statements as statements
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.postgres_connection import Database, fetch
+from smsgw.store.places import MOVING
+from smsgw.store.postgres_connection import Connection, Database, fetch
 
 SEATS: Final = 16
 
@@ -34,6 +36,11 @@ def name_of(directory: Path) -> str:
         stream.flush()
         os.fsync(stream.fileno())
     return name
+
+
+def told_of(key: bytes) -> str:
+    """What a catalog is told of the secret from which codes are derived, to know it again."""
+    return blake2b(key, digest_size=16, person=b"smsgw otp.key").hexdigest()
 
 
 class Seat:
@@ -66,8 +73,10 @@ class Seat:
                 await connection.execute(sql["catalog_lock"])
                 seats = await fetch(connection, sql["gateways_locked"])
                 number = _choose(seats, name)
-                told = blake2b(key, digest_size=16, person=b"smsgw otp.key").hexdigest()
-                kept = dict(await fetch(connection, sql["catalog_meta"])).get("otp_key")
+                told = told_of(key)
+                meta = dict(await fetch(connection, sql["catalog_meta"]))
+                await _end_moving(database, connection, meta, name)
+                kept = meta.get("otp_key")
                 alone = not any(alive for _, other, alive in seats if other != name)
                 if kept not in (None, told) and not alone:
                     raise StoreError(
@@ -101,6 +110,26 @@ class Seat:
         """Give the seat back; where that fails, its lease ends by itself."""
         with contextlib.suppress(ShardUnavailableError, StoreError):
             await self._database.fetch(self._sql["gateway_leave"], self.number, self.incarnation)
+
+
+async def _end_moving(
+    database: Database, connection: Connection, meta: Mapping[str, str], name: str
+) -> None:
+    """Open a store again that its own data directory has moved here, or has not moved away.
+
+    Where the store is, that directory alone can tell, and it has: it holds no catalog.
+
+    Raises:
+        StoreError: it is, or was, another directory that moves it.
+    """
+    if MOVING not in meta:
+        return
+    if meta[MOVING].split()[0] != name:
+        raise StoreError(
+            f"{database.name}: another data directory moves this store, or has moved it to files"
+        )
+    sql = statements.moving_statements(statements.CATALOG)
+    await connection.execute(sql["catalog_meta_forget"], MOVING)
 
 
 def _choose(seats: list[tuple[int, str, bool]], name: str) -> int:

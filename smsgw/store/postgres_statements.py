@@ -74,6 +74,12 @@ def catalog_statements() -> Mapping[str, str]:
     }
 
 
+@cache
+def moving_statements(schema: str) -> Mapping[str, str]:
+    """What is asked when a store moves, of a shard or of the catalog."""
+    return {name: _placed(sql, schema) for name, sql in statements.load("postgres/moving").items()}
+
+
 def functions(schema: str) -> dict[str, str]:
     """What makes the turn's functions, by the names they get."""
     return {

@@ -16,7 +16,8 @@ from smsgw.logs import get
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store import postgres_statements as statements
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.directory import DataDirectory
+from smsgw.store.directory import CATALOG, DataDirectory
+from smsgw.store.holdings import tidy_server
 from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_catalog import PostgresCatalog, database_index
 from smsgw.store.postgres_connection import UNDEFINED_TABLE, Database, code_of
@@ -27,6 +28,7 @@ log = get(__name__)
 
 BEATS: Final = 3
 """How often a lease is renewed before it would end."""
+_POLLS_TO_LEARN: Final = 2
 
 
 class SeatLostError(Exception):
@@ -74,16 +76,20 @@ class PostgresStore:
         return self
 
     async def _open(self, directory: DataDirectory, settings: StoreSettings, now_ms: int) -> None:
-        if (directory.path / "catalog.db").exists():
+        if (directory.path / CATALOG).exists():
             raise StoreError(
                 f"{directory.path} holds a store in files; with store.shard_urls, another data"
-                " directory is needed"
+                " directory is needed; or move it: smsgw migrate --to URL"
             )
         first = self.databases[0]
         shards = max(settings.shards, len(self.databases))
         self.catalog = catalog = await PostgresCatalog.open(
             first, shards, len(self.databases), now_ms
         )
+        directory.set_aside()
+        if catalog.tidying:
+            urls = [url.get_secret_value() for url in settings.shard_urls]
+            await tidy_server(directory, urls, self._settings, now_ms)
         try:
             await self._check_extra()
         except ShardUnavailableError as error:
@@ -147,12 +153,17 @@ class PostgresStore:
         return not found or found[0][1] == self.catalog.store_id
 
     async def serve(self, allotter: Allotter) -> None:
-        """Say that this gateway sends from now on, and learn how far queues have come."""
+        """Say that this gateway sends from now on, and learn how far queues have come.
+
+        Returns once the others have had the time to learn of it, and send less.
+        """
         assert self._seat is not None
         self._seat.serving = True
         with contextlib.suppress(ShardUnavailableError, StoreError):
             await self._seat.beat()
         await self._look_at_catalog(allotter)
+        if self.gateways_alive > 1:
+            await asyncio.sleep(_POLLS_TO_LEARN * self._settings.poll_ms / 1000)
 
     async def run(self, shards: Mapping[int, Shard], allotter: Allotter) -> None:
         """Keep the leases, and look at what other gateways do, until cancelled.

@@ -25,8 +25,10 @@ from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
 if TYPE_CHECKING:
     from smsgw.store.postgres import PostgresShard
 
-_SWEEPS: Final = frozenset({"span_end", "keys_page", "codes_page", "entries_oldest", "parked_old"})
-"""What is asked by turns that work on many clients, or none, without loading them."""
+_WALKS: Final = frozenset({"span_end"})
+"""What is asked by turns behind whose mark no other turn may add anything."""
+_SWEEPS: Final = frozenset({"keys_page", "codes_page", "entries_oldest", "parked_old"})
+"""What is asked by turns that work on what only they change."""
 _SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
 
@@ -108,8 +110,11 @@ class Attempt:
             asks = [(shard.sql[statement], *ask) for ask in wants.asks for statement in ask[:1]]
         except Exception as error:
             raise OneFailed from error
-        if any(ask[0] in _SWEEPS for ask in wants.asks):
+        asks_for = {statement for statement, _ in wants.asks}
+        if asks_for & _WALKS:
             await self._fetch(connection, shard.own["sweep_lock"])
+        elif asks_for & _SWEEPS:
+            await self._fetch(connection, shard.own["sweep_alone"])
         asked: dict[tuple[str, tuple[Any, ...]], list[tuple[Any, ...]]] = {}
         for sql, statement, parameters in asks:
             if (statement, parameters) not in asked:
@@ -177,6 +182,7 @@ class Attempt:
         for statement, parameters in runs:
             try:
                 sql = self._shard.sql[statement]
+                self._shard.database.queried()
                 await connection.executemany(sql, statements.storable(parameters))
             except Exception as error:
                 raise _judged(error, connection) from error
@@ -184,12 +190,14 @@ class Attempt:
     async def _run(self, connection: Connection, script: str) -> None:
         if not script:
             return
+        self._shard.database.on_trips(1)
         try:
             await connection.execute(script, timeout=COMMAND_S)
         except Exception as error:
             raise _judged(error, connection) from error
 
     async def _fetch(self, connection: Connection, sql: str, *parameters: Any) -> list[Any]:
+        self._shard.database.queried()
         try:
             found = await connection.fetch(sql, *parameters, timeout=COMMAND_S)
             return [tuple(row) for row in found]
@@ -205,6 +213,7 @@ class Attempt:
         """
         begun_s = time.perf_counter()
         commit = f"{script}; COMMIT" if script else "COMMIT"
+        self._shard.database.on_trips(1)
         try:
             await connection.execute(commit, timeout=COMMAND_S)
         except Exception as error:

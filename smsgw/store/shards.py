@@ -12,14 +12,15 @@ from smsgw.metrics import Metrics
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store.base import CatalogStore, ShardStore
 from smsgw.store.catalog import Catalog
-from smsgw.store.directory import DataDirectory
+from smsgw.store.directory import CATALOG, DataDirectory
+from smsgw.store.holdings import tidy_files
 from smsgw.store.shard import HandOver, Room, Shard
 from smsgw.store.sqlite import SqliteShard
 
 if TYPE_CHECKING:
     from smsgw.store.postgres_store import PostgresStore
 
-_CACHE_KIB: int = 64 * 1024
+_CACHE_KIB: int = 128 * 1024
 """One page cache budget, divided over the shards."""
 
 
@@ -59,9 +60,10 @@ class Shards:
             )
             return cls(server.catalog, server.stores, server)
         directory.check_no_server()
-        path = directory.path / "catalog.db"
+        path = directory.path / CATALOG
         if not path.exists():
             directory.check_shards(set(), new=True)
+        await tidy_files(directory, now_ms)
         catalog = await Catalog.open(path, settings.shards, secrets.randbits(62), now_ms)
         opened: list[SqliteShard] = []
         try:
@@ -101,6 +103,9 @@ class Shards:
     ) -> None:
         """Give every shard its loop; ``run`` runs them."""
         self._allotter = allotter
+        if self.server is not None:
+            for database in self.server.databases:
+                database.on_trips = metrics.round_trips
         room = Room(items_max)
         for number, store in self.stores.items():
             self.shards[number] = Shard(

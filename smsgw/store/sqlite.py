@@ -37,7 +37,7 @@ _PASSING: Final = {
     sqlite3.SQLITE_NOTADB,
 }
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
-_CHECKPOINT_CHANGES: Final = 5_000
+_CHECKPOINT_CHANGES: Final = 20_000
 """Changed rows after which the log is folded back: some thousand pages at the most."""
 _FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 _FOLD_ALL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
@@ -111,7 +111,7 @@ class SqliteShard:
         opened = [writer]
         try:
             await writer.run(migrate, writer.raw, statements.migrations("schema"), now_ms)
-            await writer.run(_check_identity, writer.raw, path, identity)
+            await writer.run(check_identity, writer.raw, path, identity)
             for _ in range(readers):
                 opened.append(await SqliteThread.open(path, read_only=True, cache_kib=2048))
             self = cls(number, path, writer, opened[1:], wal_bytes_max)
@@ -133,7 +133,9 @@ class SqliteShard:
         self._express, self._express_parts = {}, {}
         (last,) = connection.execute(
             "SELECT max(coalesce((SELECT max(number) FROM message), 0),"
-            " coalesce((SELECT max(number) FROM batch), 0))"
+            " coalesce((SELECT max(number) FROM batch), 0),"
+            # What has moved to another shard was numbered here.
+            " coalesce((SELECT value FROM meta WHERE key = 'numbered_to'), 0))"
         ).fetchone()
         self._numbers = NumberSource(self.number, last)
         (client,) = connection.execute("SELECT coalesce(max(number), 0) FROM client").fetchone()
@@ -467,9 +469,7 @@ class _OneFailed(Exception):
     """Some item of a turn could not be decided or written."""
 
 
-def _check_identity(
-    connection: sqlite3.Connection, path: Path, identity: Mapping[str, int]
-) -> None:
+def check_identity(connection: sqlite3.Connection, path: Path, identity: Mapping[str, int]) -> None:
     """Compare what the file says of itself with what the catalog says; a new file is told."""
     found = dict(connection.execute("SELECT key, value FROM meta").fetchall())
     for key, value in identity.items():

@@ -209,3 +209,10 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO meta (key, value) VALUES
     ('counted_to', 0), ('expired_to', 0), ('receipts_to', 0), ('texts_to', 0), ('purged_to', 0);
+
+-- migration: 2 recipients_by_time
+-- An index over all of a long history is all random pages: a new message goes anywhere into it. With
+-- a stretch of time in front (2^25 ms, about nine hours), new messages go into the part of today,
+-- which stays in memory; a look-up asks every stretch that there is.
+DROP INDEX message_recipient;
+CREATE INDEX message_recipient ON message (number >> 47, client, recipient);

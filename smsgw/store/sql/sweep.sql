@@ -106,6 +106,10 @@ WHERE (client, digest) > (?, ?) ORDER BY client, digest LIMIT ?;
 -- Forget a key.
 DELETE FROM idempotency WHERE client = ? AND digest = ?;
 
+-- name: key_purge
+-- Forget a key that is old, unless the same turn has used it anew.
+DELETE FROM idempotency WHERE client = ? AND digest = ? AND created_at_ms < ?;
+
 -- name: key_close
 -- Close the key of a one-time code that a crash interrupted.
 UPDATE idempotency SET answer = ?, credits_cents = ?

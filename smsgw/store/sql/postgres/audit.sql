@@ -128,10 +128,12 @@ WHERE m.status IN (0, 5) AND NOT EXISTS (
     WHERE t.due_at_ms = m.due_at_ms AND t.message = m.number AND t.kind = 0);
 
 -- name: totals
--- The daily totals count every message once, as it is; those of a purged day outlive its messages.
+-- The daily totals count every message once, as it is; those of a purged day outlive its messages,
+-- also where a client has come from another shard, which purged that day.
 WITH purged AS (
     SELECT CASE value WHEN 0 THEN 0 ELSE ((value >> 22) + 1735689600000) / 86400000 END AS day
-    FROM shard.meta WHERE key = 'purged_to'),
+    FROM (SELECT max(value) AS value FROM shard.meta
+          WHERE key IN ('purged_to', 'outlived_to')) AS marks),
 told AS (
     SELECT client, day, sender, status, messages, parts, cost_cents, held_cents, charged_cents
     FROM shard.total WHERE day > (SELECT day FROM purged)

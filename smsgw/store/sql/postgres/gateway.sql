@@ -28,6 +28,11 @@ SELECT serial FROM shard.gateway WHERE number = $1 AND incarnation = $2 FOR UPDA
 -- Let no gateway have a turn beside this one: every turn holds its gateway's row.
 SELECT number FROM shard.gateway ORDER BY number FOR UPDATE;
 
+-- name: sweep_alone
+-- Let no other gateway sweep beside this one. It is the first gateway's row, since that is the one
+-- that sweeps: so all others go on.
+SELECT number FROM shard.gateway ORDER BY number LIMIT 1 FOR UPDATE;
+
 -- name: identity_get
 -- What a shard says of itself.
 SELECT key, value FROM shard.meta WHERE key = ANY ($1::text[]);

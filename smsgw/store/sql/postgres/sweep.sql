@@ -114,6 +114,10 @@ WHERE (client, digest) > ($1, $2) ORDER BY client, digest LIMIT $3;
 -- Forget a key.
 DELETE FROM shard.idempotency WHERE client = $1 AND digest = $2;
 
+-- name: key_purge
+-- Forget a key that is old, unless the same turn has used it anew.
+DELETE FROM shard.idempotency WHERE client = $1 AND digest = $2 AND created_at_ms < $3;
+
 -- name: key_close
 -- Close the key of a one-time code that a crash interrupted.
 UPDATE shard.idempotency SET answer = $1, credits_cents = $2

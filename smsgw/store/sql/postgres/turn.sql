@@ -141,7 +141,7 @@ END
 $function$;
 
 -- name: turn_write
--- Write what a turn changed.
+-- Write what a turn changed; every statement costs something even where it finds nothing to do.
 CREATE FUNCTION shard.turn_write(turn jsonb) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan
@@ -155,124 +155,144 @@ BEGIN
         lease_until = clock_timestamp() + (turn->>'lease_s')::double precision * interval '1 second'
     WHERE number = own AND incarnation = own_incarnation;
 
-    INSERT INTO shard.client
-    SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::integer, v->>3, (v->>4)::integer,
-           (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint, (v->>9)::bigint,
-           (v->>10)::bigint, (v->>11)::smallint
-    FROM jsonb_array_elements(turn->'add_clients') AS v;
-
-    UPDATE shard.client AS c SET
-        name = v->>1, weight = (v->>2)::integer, credits_cents = (v->>3)::bigint,
-        held_cents = (v->>4)::bigint, charged_cents = (v->>5)::bigint, sequence = (v->>6)::bigint,
-        waiting = (v->>7)::bigint, paused = (v->>8)::smallint
-    FROM jsonb_array_elements(turn->'change_clients') AS v WHERE c.number = (v->>0)::bigint;
-
-    INSERT INTO shard.message
-    SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::smallint,
-           (v->>4)::smallint, v->>5, (v->>6)::bigint, v->>7, v->>8, (v->>9)::smallint,
-           (v->>10)::integer, (v->>11)::bigint, (v->>12)::bigint, (v->>13)::bigint,
-           (v->>14)::bigint, v->>15, (v->>16)::bigint, (v->>17)::bigint, (v->>18)::bigint,
-           (v->>19)::integer, v->>20, v->>21, v->>22, (v->>23)::bigint, (v->>24)::bigint,
-           (v->>25)::bigint, (v->>26)::bigint, (v->>27)::bigint, (v->>28)::bigint,
-           (v->>29)::smallint
-    FROM jsonb_array_elements(turn->'add_messages') AS v;
-
-    UPDATE shard.message AS m SET
-        status = (v->>1)::smallint, reason = v->>2, held_cents = (v->>3)::bigint,
-        charged_cents = (v->>4)::bigint, route = (v->>5)::bigint, rank = (v->>6)::bigint,
-        attempts = (v->>7)::integer, provider = v->>8, provider_message_id = v->>9,
-        last_error = v->>10, due_at_ms = (v->>11)::bigint, submitted_at_ms = (v->>12)::bigint,
-        final_at_ms = (v->>13)::bigint, updated_at_ms = (v->>14)::bigint,
-        express_missed = (v->>15)::smallint
-    FROM jsonb_array_elements(turn->'change_messages') AS v
-    WHERE m.number = (v->>0)::bigint AND m.status < 10;
-
-    DELETE FROM shard.flight WHERE message = ANY (
-        ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(turn->'landed') AS v));
-
-    INSERT INTO shard.flight AS f
-    SELECT (v->>0)::bigint, CASE (v->>1)::smallint WHEN 2 THEN own_incarnation END, (v->>2)::integer
-    FROM jsonb_array_elements(turn->'flying') AS v
-    ON CONFLICT (message) DO UPDATE SET
-        owner = CASE WHEN excluded.owner IS NOT NULL THEN coalesce(f.owner, excluded.owner) END,
-        attempt = excluded.attempt;
-
-    INSERT INTO shard.entry
-    SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
-           (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, v->>8
-    FROM jsonb_array_elements(turn->'add_entries') AS v;
-
-    INSERT INTO shard.idempotency
-    SELECT (v->>0)::bigint, decode(v->>1, 'hex'), decode(v->>2, 'hex'), (v->>3)::bigint,
-           (v->>4)::smallint, (v->>5)::bigint, (v->>6)::bigint
-    FROM jsonb_array_elements(turn->'set_keys') AS v
-    ON CONFLICT (client, digest) DO UPDATE SET
-        fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
-        credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
-
-    INSERT INTO shard.batch
-    SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::integer,
-           (v->>4)::integer, (v->>5)::integer, v->>6, (v->>7)::bigint
-    FROM jsonb_array_elements(turn->'set_batches') AS v
-    ON CONFLICT (number) DO UPDATE SET
-        done = excluded.done, accepted = excluded.accepted, rejections = excluded.rejections,
-        credits_cents = excluded.credits_cents;
-
-    INSERT INTO shard.code (message, client, recipient, id, expires_at_ms, tries, used_at_ms, live)
-    SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::bigint, decode(v->>3, 'hex'),
-           (v->>4)::bigint, (v->>5)::integer, (v->>6)::bigint, (v->>7)::smallint
-    FROM jsonb_array_elements(turn->'set_codes') AS v
-    ON CONFLICT (client, recipient, message) DO UPDATE SET
-        tries = excluded.tries, used_at_ms = excluded.used_at_ms, live = excluded.live;
-
-    INSERT INTO shard.part
-    SELECT (v->>0)::bigint, (v->>1)::integer, v->>2, (v->>3)::smallint, v->>4
-    FROM jsonb_array_elements(turn->'set_parts') AS v
-    ON CONFLICT (message, part) DO UPDATE SET status = excluded.status;
-
-    DELETE FROM shard.queue AS q USING jsonb_array_elements(turn->'dequeue') AS v
-    WHERE q.route = (v->>0)::bigint AND q.lane = (v->>1)::smallint AND q.rank = (v->>2)::bigint
-      AND q.message = (v->>3)::bigint;
-
-    INSERT INTO shard.queue
-    SELECT (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint, (v->>4)::bigint,
-           (v->>5)::integer
-    FROM jsonb_array_elements(turn->'enqueue') AS v;
-
-    INSERT INTO shard.flow
-    SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
-           (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
-    FROM jsonb_array_elements(turn->'set_flows') AS v
-    ON CONFLICT (client, route, lane) DO UPDATE SET
-        next_rank = excluded.next_rank, waiting = excluded.waiting, parts = excluded.parts,
-        again_rank = excluded.again_rank, served_rank = excluded.served_rank;
-
-    INSERT INTO shard.backlog AS b
-    SELECT own, (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint
-    FROM jsonb_array_elements(turn->'add_backlog') AS v
-    ON CONFLICT (gateway, route, lane) DO UPDATE SET
-        messages = b.messages + excluded.messages, parts = b.parts + excluded.parts;
-
-    INSERT INTO shard.timer
-    SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint
-    FROM jsonb_array_elements(turn->'add_timers') AS v ON CONFLICT DO NOTHING;
-
-    INSERT INTO shard.total AS t
-    SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, (v->>3)::smallint, (v->>4)::bigint,
-           (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint
-    FROM jsonb_array_elements(turn->'add_totals') AS v
-    ON CONFLICT (client, day, sender, status) DO UPDATE SET
-        messages = t.messages + excluded.messages, parts = t.parts + excluded.parts,
-        cost_cents = t.cost_cents + excluded.cost_cents,
-        held_cents = t.held_cents + excluded.held_cents,
-        charged_cents = t.charged_cents + excluded.charged_cents;
-
-    INSERT INTO shard.event (message, at_ms, kind, detail)
-    SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, v->>3
-    FROM jsonb_array_elements(turn->'event_add') AS v;
-
-    DELETE FROM shard.timer AS t USING jsonb_array_elements(turn->'timer_delete') AS v
-    WHERE t.due_at_ms = (v->>0)::bigint AND t.message = (v->>1)::bigint
-      AND t.kind = (v->>2)::smallint;
+    IF turn ? 'add_clients' THEN
+        INSERT INTO shard.client
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::integer, v->>3, (v->>4)::integer,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint, (v->>9)::bigint,
+               (v->>10)::bigint, (v->>11)::smallint
+        FROM jsonb_array_elements(turn->'add_clients') AS v;
+    END IF;
+    IF turn ? 'change_clients' THEN
+        UPDATE shard.client AS c SET
+            name = v->>1, weight = (v->>2)::integer, credits_cents = (v->>3)::bigint,
+            held_cents = (v->>4)::bigint, charged_cents = (v->>5)::bigint, sequence = (v->>6)::bigint,
+            waiting = (v->>7)::bigint, paused = (v->>8)::smallint
+        FROM jsonb_array_elements(turn->'change_clients') AS v WHERE c.number = (v->>0)::bigint;
+    END IF;
+    IF turn ? 'add_messages' THEN
+        INSERT INTO shard.message
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::smallint,
+               (v->>4)::smallint, v->>5, (v->>6)::bigint, v->>7, v->>8, (v->>9)::smallint,
+               (v->>10)::integer, (v->>11)::bigint, (v->>12)::bigint, (v->>13)::bigint,
+               (v->>14)::bigint, v->>15, (v->>16)::bigint, (v->>17)::bigint, (v->>18)::bigint,
+               (v->>19)::integer, v->>20, v->>21, v->>22, (v->>23)::bigint, (v->>24)::bigint,
+               (v->>25)::bigint, (v->>26)::bigint, (v->>27)::bigint, (v->>28)::bigint,
+               (v->>29)::smallint
+        FROM jsonb_array_elements(turn->'add_messages') AS v;
+    END IF;
+    IF turn ? 'change_messages' THEN
+        UPDATE shard.message AS m SET
+            status = (v->>1)::smallint, reason = v->>2, held_cents = (v->>3)::bigint,
+            charged_cents = (v->>4)::bigint, route = (v->>5)::bigint, rank = (v->>6)::bigint,
+            attempts = (v->>7)::integer, provider = v->>8, provider_message_id = v->>9,
+            last_error = v->>10, due_at_ms = (v->>11)::bigint, submitted_at_ms = (v->>12)::bigint,
+            final_at_ms = (v->>13)::bigint, updated_at_ms = (v->>14)::bigint,
+            express_missed = (v->>15)::smallint
+        FROM jsonb_array_elements(turn->'change_messages') AS v
+        WHERE m.number = (v->>0)::bigint AND m.status < 10;
+    END IF;
+    IF turn ? 'landed' THEN
+        DELETE FROM shard.flight WHERE message = ANY (
+            ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(turn->'landed') AS v));
+    END IF;
+    IF turn ? 'flying' THEN
+        INSERT INTO shard.flight AS f
+        SELECT (v->>0)::bigint, CASE (v->>1)::smallint WHEN 2 THEN own_incarnation END, (v->>2)::integer
+        FROM jsonb_array_elements(turn->'flying') AS v
+        ON CONFLICT (message) DO UPDATE SET
+            owner = CASE WHEN excluded.owner IS NOT NULL THEN coalesce(f.owner, excluded.owner) END,
+            attempt = excluded.attempt;
+    END IF;
+    IF turn ? 'add_entries' THEN
+        INSERT INTO shard.entry
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, v->>8
+        FROM jsonb_array_elements(turn->'add_entries') AS v;
+    END IF;
+    IF turn ? 'set_keys' THEN
+        INSERT INTO shard.idempotency
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), decode(v->>2, 'hex'), (v->>3)::bigint,
+               (v->>4)::smallint, (v->>5)::bigint, (v->>6)::bigint
+        FROM jsonb_array_elements(turn->'set_keys') AS v
+        ON CONFLICT (client, digest) DO UPDATE SET
+            fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
+            credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
+    END IF;
+    IF turn ? 'set_batches' THEN
+        INSERT INTO shard.batch
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::integer,
+               (v->>4)::integer, (v->>5)::integer, v->>6, (v->>7)::bigint
+        FROM jsonb_array_elements(turn->'set_batches') AS v
+        ON CONFLICT (number) DO UPDATE SET
+            done = excluded.done, accepted = excluded.accepted, rejections = excluded.rejections,
+            credits_cents = excluded.credits_cents;
+    END IF;
+    IF turn ? 'set_codes' THEN
+        INSERT INTO shard.code (message, client, recipient, id, expires_at_ms, tries, used_at_ms, live)
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::bigint, decode(v->>3, 'hex'),
+               (v->>4)::bigint, (v->>5)::integer, (v->>6)::bigint, (v->>7)::smallint
+        FROM jsonb_array_elements(turn->'set_codes') AS v
+        ON CONFLICT (client, recipient, message) DO UPDATE SET
+            tries = excluded.tries, used_at_ms = excluded.used_at_ms, live = excluded.live;
+    END IF;
+    IF turn ? 'set_parts' THEN
+        INSERT INTO shard.part
+        SELECT (v->>0)::bigint, (v->>1)::integer, v->>2, (v->>3)::smallint, v->>4
+        FROM jsonb_array_elements(turn->'set_parts') AS v
+        ON CONFLICT (message, part) DO UPDATE SET status = excluded.status;
+    END IF;
+    IF turn ? 'dequeue' THEN
+        DELETE FROM shard.queue AS q USING jsonb_array_elements(turn->'dequeue') AS v
+        WHERE q.route = (v->>0)::bigint AND q.lane = (v->>1)::smallint AND q.rank = (v->>2)::bigint
+          AND q.message = (v->>3)::bigint;
+    END IF;
+    IF turn ? 'enqueue' THEN
+        INSERT INTO shard.queue
+        SELECT (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::integer
+        FROM jsonb_array_elements(turn->'enqueue') AS v;
+    END IF;
+    IF turn ? 'set_flows' THEN
+        INSERT INTO shard.flow
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
+        FROM jsonb_array_elements(turn->'set_flows') AS v
+        ON CONFLICT (client, route, lane) DO UPDATE SET
+            next_rank = excluded.next_rank, waiting = excluded.waiting, parts = excluded.parts,
+            again_rank = excluded.again_rank, served_rank = excluded.served_rank;
+    END IF;
+    IF turn ? 'add_backlog' THEN
+        INSERT INTO shard.backlog AS b
+        SELECT own, (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint
+        FROM jsonb_array_elements(turn->'add_backlog') AS v
+        ON CONFLICT (gateway, route, lane) DO UPDATE SET
+            messages = b.messages + excluded.messages, parts = b.parts + excluded.parts;
+    END IF;
+    IF turn ? 'add_timers' THEN
+        INSERT INTO shard.timer
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint
+        FROM jsonb_array_elements(turn->'add_timers') AS v ON CONFLICT DO NOTHING;
+    END IF;
+    IF turn ? 'add_totals' THEN
+        INSERT INTO shard.total AS t
+        SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, (v->>3)::smallint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint
+        FROM jsonb_array_elements(turn->'add_totals') AS v
+        ON CONFLICT (client, day, sender, status) DO UPDATE SET
+            messages = t.messages + excluded.messages, parts = t.parts + excluded.parts,
+            cost_cents = t.cost_cents + excluded.cost_cents,
+            held_cents = t.held_cents + excluded.held_cents,
+            charged_cents = t.charged_cents + excluded.charged_cents;
+    END IF;
+    IF turn ? 'event_add' THEN
+        INSERT INTO shard.event (message, at_ms, kind, detail)
+        SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, v->>3
+        FROM jsonb_array_elements(turn->'event_add') AS v;
+    END IF;
+    IF turn ? 'timer_delete' THEN
+        DELETE FROM shard.timer AS t USING jsonb_array_elements(turn->'timer_delete') AS v
+        WHERE t.due_at_ms = (v->>0)::bigint AND t.message = (v->>1)::bigint
+          AND t.kind = (v->>2)::smallint;
+    END IF;
 END
 $function$;

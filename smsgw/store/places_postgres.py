@@ -1,0 +1,328 @@
+"""A store in PostgreSQL, as a place to copy from and to."""
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from smsgw.errors import StoreError
+from smsgw.settings import PostgresSettings
+from smsgw.store import postgres_statements as statements
+from smsgw.store.audit import Proof
+from smsgw.store.base import ShardUnavailableError
+from smsgw.store.places import CHUNK_ROWS, MOVING, Chart
+from smsgw.store.postgres_audit import audit
+from smsgw.store.postgres_catalog import address, database_index
+from smsgw.store.postgres_connection import (
+    ERRORS,
+    Connection,
+    Database,
+    fetch,
+    migrate,
+    sentence,
+)
+from smsgw.store.tables import Dialect, Row, Table, tables
+
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_QUIET: Final = "SET LOCAL client_min_messages = warning"
+_SETTLED: Final = (
+    *("flows_forget", "flows_count", "backlog_forget", "backlog_count"),
+    *("waits_forget", "waits_count", "flights_forget", "flights_note"),
+)
+
+
+class Server:
+    """The shards' schemas, in the databases that URLs name in turn."""
+
+    name = "PostgreSQL"
+
+    def __init__(self, urls: Sequence[str], settings: PostgresSettings) -> None:
+        # Rows are read and written at the same time.
+        wide = settings.model_copy(update={"pool_max": max(4, settings.pool_max)})
+        self.databases = [Database(url, n, wide) for n, url in enumerate(urls)]
+        self._places: dict[int, Database] = {}
+        self._sql = {
+            **statements.catalog_statements(),
+            **statements.moving_statements(statements.CATALOG),
+        }
+
+    def place(self, shard: int, database: Database | None = None) -> None:
+        """Say where a shard is; by default, where the shard of a new store is."""
+        self._places[shard] = database or self.databases[shard % len(self.databases)]
+
+    @asynccontextmanager
+    async def _at(self, shard: int, *, writes: bool = True) -> AsyncIterator[Connection]:
+        """A connection to a shard's database, in a transaction."""
+        async with self._transaction(self._places[shard], writes=writes) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(
+        self, database: Database, *, writes: bool = True
+    ) -> AsyncIterator[Connection]:
+        begin = _WRITING if writes else _READING
+        with _told(database.name):
+            async with database.connection() as connection:
+                await connection.execute(begin)
+                yield connection
+                await connection.execute("COMMIT")
+
+    async def rows(
+        self,
+        shard: int,
+        table: Table,
+        after: Row | None = None,
+        slots: Collection[int] | None = None,
+    ) -> AsyncGenerator[list[Row], None]:
+        """See ``Place.rows``."""
+        sql = _dialect(shard).rows(table, after=after is not None, slots=slots)
+        async with self._at(shard, writes=False) as connection:
+            cursor = await connection.cursor(sql, *(after or ()))
+            while rows := await cursor.fetch(CHUNK_ROWS):
+                yield [tuple(row) for row in rows]
+
+    async def put(self, shard: int, table: Table, columns: Sequence[str], rows: list[Row]) -> None:
+        """See ``Place.put``."""
+        texts = [n for n, column in enumerate(columns) if _kind(table, column) == "TEXT"]
+        if any("\0" in (row[n] or "") for row in rows for n in texts):
+            rows = [statements.storable(row) for row in rows]
+        async with self._at(shard) as connection:
+            await connection.copy_records_to_table(
+                table.name,
+                schema_name=statements.schema_of(shard),
+                columns=columns,
+                records=rows,
+            )
+
+    async def last(self, shard: int, table: Table) -> Row | None:
+        """See ``Place.last``."""
+        found = await self.fetch(shard, _dialect(shard).last(table))
+        return found[0] if found else None
+
+    async def facts(
+        self, shard: int, table: Table, slots: Collection[int] | None = None
+    ) -> tuple[int, ...]:
+        """See ``Place.facts``."""
+        return (await self.fetch(shard, _dialect(shard).facts(table, slots)))[0]
+
+    async def marks(self, shard: int) -> dict[str, int]:
+        """See ``Place.marks``."""
+        return dict(await self.fetch(shard, _dialect(shard).marks()))
+
+    async def set_marks(self, shard: int, marks: Mapping[str, int]) -> None:
+        """See ``Place.set_marks``."""
+        sql = _dialect(shard).set_mark()
+        async with self._at(shard) as connection:
+            await connection.executemany(sql, list(marks.items()))
+
+    async def settle(self, shard: int) -> None:
+        """Count what is queued, note what is in flight, and let the server learn what is there."""
+        named = statements.moving_statements(statements.schema_of(shard))
+        dialect = _dialect(shard)
+        async with self._at(shard) as connection:
+            for name in _SETTLED:
+                await connection.execute(named[name])
+            for sql in (dialect.count_on(table) for table in tables().values() if table.counted):
+                await connection.execute(sql)
+        with _told(self._places[shard].name):
+            async with self._places[shard].connection() as connection:
+                for sql in map(dialect.analyze, tables().values()):
+                    await connection.execute(sql)
+
+    def dialect(self, shard: int) -> Dialect:
+        """See ``Place.dialect``."""
+        return _dialect(shard)
+
+    async def run(self, shard: int, calls: Sequence[tuple[str, Row]]) -> None:
+        """See ``Place.run``."""
+        async with self._at(shard) as connection:
+            for sql, parameters in calls:
+                await connection.execute(sql, *parameters)
+
+    async def proof(self, shard: int, step: Callable[[str], None]) -> Proof:
+        """See ``Place.proof``."""
+        async with self._at(shard, writes=False) as connection:
+            return await audit(connection, statements.schema_of(shard), shard, step)
+
+    async def fetch(self, shard: int, sql: str) -> list[Row]:
+        """See ``Place.fetch``."""
+        async with self._at(shard, writes=False) as connection:
+            return await fetch(connection, sql)
+
+    # The catalog, and the schemas as a whole.
+
+    async def chart(self) -> Chart | None:
+        """What the catalog says; None where there is none, or an empty one."""
+        async with self._transaction(self.databases[0], writes=False) as connection:
+            there = self._sql["schema_is_there"]
+            if not await fetch(connection, there, statements.CATALOG):
+                return None
+            shards = await fetch(connection, self._sql["catalog_shards"])
+            if not shards:
+                return None
+            for number, where in shards:
+                index = database_index(where)
+                if index >= len(self.databases):
+                    raise StoreError(
+                        f"shard {number} is at store.shard_urls[{index}], which is not given"
+                    )
+                self.place(number, self.databases[index])
+            return Chart(
+                len(shards),
+                await fetch(connection, self._sql["catalog_slots"]),
+                await self._routes(connection),
+                [subject for (subject,) in await fetch(connection, self._sql["catalog_pauses"])],
+                dict(await fetch(connection, self._sql["catalog_meta"])),
+            )
+
+    async def _routes(self, connection: Connection) -> list[tuple[int, str]]:
+        found = await fetch(connection, self._sql["catalog_routes"])
+        return sorted((number, providers) for providers, number in found)
+
+    async def schemas(self) -> list[str]:
+        """Everything that is named like a shard, in all databases, with the database's name."""
+        found = []
+        for database in self.databases:
+            async with self._transaction(database, writes=False) as connection:
+                rows = await fetch(connection, self._sql["schemas_of_shards"])
+                found += [f"{database.name}: the schema {schema}" for (schema,) in rows]
+        return found
+
+    async def make_catalog(self, chart: Chart, now_ms: int) -> None:
+        """Make a catalog that says this; with ``moving`` in it, nobody else opens it."""
+        steps = statements.migrations("catalog", statements.CATALOG)
+        with _told(self.databases[0].name):
+            await migrate(self.databases[0], statements.CATALOG, steps, now_ms)
+        places = [
+            (number, address(number % len(self.databases), statements.schema_of(number)))
+            for number in range(chart.shards)
+        ]
+        async with self._transaction(self.databases[0]) as connection:
+            await connection.execute(self._sql["catalog_lock"])
+            if await fetch(connection, self._sql["catalog_shards"]):
+                raise StoreError(f"{self.databases[0].name} is not empty any more")
+            for name, rows in (
+                ("catalog_shard_add", places),
+                ("catalog_slot_add", chart.slots),
+                ("catalog_route_set", chart.routes),
+                ("catalog_pause", [(subject,) for subject in chart.pauses]),
+                ("catalog_meta_set", list(chart.meta.items())),
+            ):
+                await connection.executemany(self._sql[name], rows)
+
+    async def make_shard(self, shard: int, identity: Mapping[str, int], now_ms: int) -> None:
+        """Make a shard's schema, if it is not there, and tell it what it is.
+
+        Raises:
+            StoreError: it says that it is something else.
+        """
+        schema, database = statements.schema_of(shard), self._places[shard]
+        with _told(database.name):
+            await migrate(database, schema, statements.migrations("schema", schema), now_ms)
+        marks = await self.marks(shard)
+        for key, value in identity.items():
+            if marks.get(key, value) != value:
+                raise StoreError(
+                    f"{database.name}: the schema {schema} is foreign: its {key} is {marks[key]},"
+                    f" expected {value}"
+                )
+        await self.set_marks(shard, identity)
+
+    async def is_there(self, shard: int) -> bool:
+        """Whether a shard has a schema."""
+        async with self._at(shard, writes=False) as connection:
+            schema = statements.schema_of(shard)
+            return bool(await fetch(connection, self._sql["schema_is_there"], schema))
+
+    async def drop_shard(self, shard: int) -> None:
+        """Remove a shard's schema."""
+        await self._drop(self._places[shard], _dialect(shard))
+
+    async def drop(self, chart: Chart) -> None:
+        """Remove everything of a store; the catalog, which tells whose it is, last."""
+        for shard in range(chart.shards):
+            await self.drop_shard(shard)
+        await self._drop(self.databases[0], Dialect(f"{statements.CATALOG}."))
+
+    async def _drop(self, database: Database, dialect: Dialect) -> None:
+        sql = dialect.drop()
+        async with self._transaction(database) as connection:
+            await connection.execute(_QUIET)
+            await connection.execute(sql)
+
+    async def flip(self, before: Chart, after: Chart) -> None:
+        """Let the catalog say something else, in one transaction."""
+        places = [
+            (number, address(number % len(self.databases), statements.schema_of(number)))
+            for number in range(before.shards, after.shards)
+        ]
+        moved = [new for old, new in zip(before.slots, after.slots, strict=True) if old != new]
+        async with self._transaction(self.databases[0]) as connection:
+            await connection.execute(self._sql["catalog_lock"])
+            await connection.executemany(self._sql["catalog_shard_add"], places)
+            await connection.executemany(self._sql["catalog_slot_set"], moved)
+            await connection.executemany(self._sql["catalog_meta_set"], list(after.meta.items()))
+
+    async def keep(self, key: str, value: str) -> None:
+        """Keep a value in the catalog."""
+        async with self._transaction(self.databases[0]) as connection:
+            await connection.execute(self._sql["catalog_meta_set"], key, value)
+
+    async def forget(self, key: str) -> None:
+        """Forget a value of the catalog."""
+        async with self._transaction(self.databases[0]) as connection:
+            await connection.execute(self._sql["catalog_meta_forget"], key)
+
+    async def begin_moving(self, name: str, value: str) -> None:
+        """Let no gateway open the store any more, but that of this data directory.
+
+        Args:
+            name: the data directory's.
+            value: what the catalog keeps meanwhile.
+
+        Raises:
+            StoreError: other gateways are alive.
+        """
+        async with self._transaction(self.databases[0]) as connection:
+            await connection.execute(self._sql["catalog_lock"])
+            seats = await fetch(connection, self._sql["gateways_locked"])
+            alive = [number for number, other, lives in seats if lives and other != name]
+            if alive:
+                raise StoreError(
+                    f"{len(alive)} other gateways use this store: stop them first, and wait until"
+                    " their leases (postgres.lease_s) have ended"
+                )
+            await connection.execute(self._sql["catalog_meta_set"], MOVING, value)
+
+    async def close(self) -> None:
+        """Close every database."""
+        for database in self.databases:
+            await database.close()
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Errors of a server, told as a store's, with the name of the database."""
+    try:
+        yield
+    except ShardUnavailableError as error:
+        text = str(error)
+        raise StoreError(text if text.startswith(name) else f"{name}: {text}") from error
+    except ERRORS as error:
+        raise StoreError(f"{name}: {sentence(error)}") from error
+
+
+def _dialect(shard: int) -> Dialect:
+    return Dialect(f"{statements.schema_of(shard)}.", dollars=True)
+
+
+def _kind(table: Table, column: str) -> str:
+    return table.kinds[table.columns.index(column)]
