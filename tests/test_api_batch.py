@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from smsgw.admission import BatchProgress
-from smsgw.entrance import Wish
+from smsgw.entrance import BATCH_STEP, Wish
 from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
 from smsgw.store.shard import Shard
 from smsgw.turn import Item
@@ -469,5 +469,5 @@ async def test_a_batch_that_has_begun_is_not_refused_as_if_it_had_not(
         with pytest.raises(StorageUnavailable) as raised:
             await gateway.entrance.submit_batch(client, items, None)
         assert raised.value.members["outcome"] == "unknown"
-        assert (await account_of(gateway, client)).waiting == 100
+        assert (await account_of(gateway, client)).waiting == BATCH_STEP
     await assert_clean(gateway)
