@@ -409,7 +409,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(
     ) as process:
         deadline_s = time.monotonic() + 60
         # The gateway is up once it listens to its operator.
-        while not list(tmp_path.glob("smsgw-bench-*/data/admin.sock")):
+        while not list(tmp_path.glob("smsgw-bench-*/**/admin.sock")):
             assert process.poll() is None
             assert time.monotonic() < deadline_s
         # As a terminal does it: everybody in the foreground gets a Ctrl-C.

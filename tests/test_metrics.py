@@ -23,6 +23,7 @@ LABELS = {
     "smsgw_otp_late_after_503_total": {"provider"},
     "smsgw_otp_total": {"result"},
     "smsgw_provider_up": {"provider"},
+    "smsgw_postgres_round_trips_total": set(),
     "smsgw_quarantined_total": set(),
     "smsgw_queue_waiting": {"lane"},
     "smsgw_receipts_parked": set(),

@@ -278,7 +278,10 @@ async def test_a_clean_end_leaves_no_log(path: Path) -> None:
     assert store.wal_bytes() == 0
 
 
-async def test_a_log_that_grew_too_long_is_folded_back(path: Path) -> None:
+async def test_a_log_that_grew_too_long_is_folded_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.store.sqlite._CHECKPOINT_CHANGES", 5_000)
     store = await open_shard(path, wal_bytes_max=1)
     for page in range(60):
         clients = [AddClient((page * 100 + n).to_bytes(16, "big"), "test") for n in range(100)]
