@@ -67,7 +67,9 @@ def test_the_list_has_a_line_for_each_operator(remote: Shell) -> None:
     assert document["next_cursor"] is None
     mock, off, spare = document["data"]
     assert (mock["name"], mock["kind"], mock["state"], mock["why"]) == ("mock", "mock", "up", None)
-    assert (mock["prefixes"], mock["window"], mock["in_flight"]) == (["+1500"], 20, 0)
+    assert (mock["prefixes"], mock["window"]) == (["+1500"], 20)
+    # A turn that is under way holds some of its places for what it may claim.
+    assert 0 <= mock["in_flight"] <= 20
     assert (off["state"], off["why"]) == ("disabled", "enabled = false in the settings")
     assert (spare["prefixes"], spare["priority"]) == ([], 1)
     lines = remote("provider", "list").out.splitlines()
