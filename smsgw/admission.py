@@ -21,7 +21,7 @@ from smsgw.errors import (
     SmsgwError,
     UnknownClient,
 )
-from smsgw.ids import message_id, salt
+from smsgw.ids import generation_of, message_id, salt
 from smsgw.models import (
     ANSWER_ACCEPTED,
     ANSWER_BATCH,
@@ -448,7 +448,8 @@ class AdmitBatch(Request):
             return
         turn.add_batch(batch)
         if self.key is not None and nothing:
-            turn.write("key_delete", account.number, self.key.digest)
+            generation = generation_of(batch.number)
+            turn.write("key_delete", generation, account.number, self.key.digest)
         else:
             answer = ANSWER_BATCH if complete else ANSWER_RUNNING
             remember(turn, account, self.key, batch.number, answer)

@@ -20,6 +20,7 @@ EPOCH_MS: Final = 1_735_689_600_000  # 2025-01-01T00:00:00Z
 NUMBER_MAX: Final = (1 << 63) - 1
 
 _LOW_BITS: Final = 22
+_GENERATION_BITS: Final = _LOW_BITS + 24
 _COUNTER_MAX: Final = (1 << 10) - 1
 _SALT_BITS: Final = 40
 _SALT_BYTES: Final = 5
@@ -37,6 +38,11 @@ def number_at(ms: int) -> int:
     Times before the epoch, and after the last one that a number can hold, are brought into range.
     """
     return min(max(0, ms - EPOCH_MS) << _LOW_BITS, NUMBER_MAX)
+
+
+def generation_of(number: int) -> int:
+    """The stretch of time, of 2^24 ms (4 hours 40 minutes), that a number was given in."""
+    return number >> _GENERATION_BITS
 
 
 def created_at_ms(number: int) -> int:

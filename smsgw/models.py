@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from smsgw.ids import created_at_ms
+from smsgw.ids import created_at_ms, generation_of
 
 
 class Lane(IntEnum):
@@ -166,6 +166,11 @@ class KeyRecord:
     credits_cents: int
     created_at_ms: int
 
+    @property
+    def generation(self) -> int:
+        """Of its subject; 0 for what is kept for ever. Keys of a generation stand together."""
+        return 0 if self.answer == ANSWER_ADJUSTED else generation_of(self.subject)
+
 
 ANSWER_RUNNING: Final = 0
 ANSWER_ACCEPTED: Final = 1
@@ -285,7 +290,8 @@ class Outcome:
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
     and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
-    have left and nothing came back; ``timed_out``, that nothing did although the link was up. Where
+    have left and nothing came back; ``timed_out``, that nothing did although the link was up.
+    ``handset`` says of what was accepted that the handset has it, and not only the operator. Where
     an operator takes parts one by one, ``parts`` has an outcome for each part of this submit,
     counted from 1, and the rest is what they come to.
     """

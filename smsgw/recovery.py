@@ -3,6 +3,7 @@
 from typing import Final
 
 from smsgw import fairness, lifecycle
+from smsgw.ids import generation_of
 from smsgw.models import ANSWER_OTP_FAILED, Lane, Rules, Status
 from smsgw.routing import Routing
 from smsgw.store.shard import Shard
@@ -36,10 +37,9 @@ class RecoverFlights(Request):
                 continue
             lifecycle.recover(turn, message, self.rules)
             if message.lane == Lane.OTP:
-                account = turn.accounts[message.client]
-                turn.write(
-                    "key_close", ANSWER_OTP_FAILED, account.credits_cents, message.client, number
-                )
+                left_cents = turn.accounts[message.client].credits_cents
+                where = (generation_of(number), message.client, number)
+                turn.write("key_close", ANSWER_OTP_FAILED, left_cents, *where)
         self.answer = len(rows)
 
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 from smsgw import lifecycle
 from smsgw.clock import Clock
 from smsgw.errors import StorageUnavailable
-from smsgw.ids import number_at
+from smsgw.ids import generation_of, number_at
 from smsgw.metrics import Metrics
-from smsgw.models import ANSWER_ADJUSTED, Message, Rules, Status, Timer
+from smsgw.models import Message, Rules, Status, Timer
 from smsgw.store.shard import Shard
 from smsgw.turn import OUTCOME, Request, Turn, Wants
 
@@ -237,26 +237,27 @@ class ForgetMessages(Walk):
 
 
 class ForgetKeys(Request):
-    """Walk over the idempotency keys and drop the old ones; the answer is where to go on."""
+    """Drop idempotency keys of generations that are over; the answer is whether there are more.
 
-    __slots__ = ("after", "before_ms")
+    What adjusted credit is of no generation, and is kept for ever.
+    """
 
-    def __init__(self, after: tuple[int, bytes], before_ms: int) -> None:
+    __slots__ = ("before",)
+
+    def __init__(self, before_ms: int) -> None:
         super().__init__()
-        self.after = after
-        self.before_ms = before_ms
+        self.before = generation_of(number_at(before_ms))
 
     def needs(self, wants: Wants) -> None:
-        """The next page."""
-        wants.asks.append(("keys_page", (*self.after, PURGE_MAX)))
+        """Some of them."""
+        wants.asks.append(("keys_old", (self.before, PURGE_MAX)))
 
     def decide(self, turn: Turn) -> None:
-        """Drop those that are old; what adjusted credit is kept for ever."""
-        rows = turn.ask("keys_page", *self.after, PURGE_MAX)
-        for client, digest, at_ms, answer in rows:
-            if at_ms < self.before_ms and answer != ANSWER_ADJUSTED:
-                turn.write("key_purge", client, digest, self.before_ms)
-        self.answer = (rows[-1][0], rows[-1][1]) if len(rows) == PURGE_MAX else None
+        """Drop them."""
+        rows = turn.ask("keys_old", self.before, PURGE_MAX)
+        for row in rows:
+            turn.write("key_delete", *row)
+        self.answer = len(rows) == PURGE_MAX
 
 
 class ForgetCodes(Request):
@@ -298,7 +299,7 @@ class FoldEntries(Request):
 
     def needs(self, wants: Wants) -> None:
         """Its oldest entries."""
-        wants.asks.append(("entries_oldest", (self.client, PURGE_MAX)))
+        wants.asks.append(("entries_oldest", (self.client, self.before_ms, PURGE_MAX)))
         wants.asks.append(("client_after", (self.client,)))
 
     def decide(self, turn: Turn) -> None:
@@ -306,7 +307,7 @@ class FoldEntries(Request):
         following = turn.ask("client_after", self.client)
         amount = held = charged = count = 0
         last: tuple[Any, ...] = ()
-        for row in turn.ask("entries_oldest", self.client, PURGE_MAX):
+        for row in turn.ask("entries_oldest", self.client, self.before_ms, PURGE_MAX):
             _, at_ms, row_amount, row_held, _, row_charged, stored = row
             if at_ms >= self.before_ms or stored:
                 break
@@ -376,7 +377,7 @@ class Sweeper:
         ]
         self._messages_ms = messages_ms
         self._marks: dict[str, int] = {}
-        self._keys_after: tuple[int, bytes] | None = (0, b"")
+        self._keys_left = True
         self._codes_after: tuple[int, int, int] | None = (0, 0, 0)
         self._client: int | None = 0
         self._rested_at_ms = 0
@@ -460,9 +461,9 @@ class Sweeper:
         Returns:
             Whether there is more to do now.
         """
-        if self._keys_after is not None:
+        if self._keys_left:
             before_ms = now_ms - self._idempotency_ms
-            self._keys_after = await self._shard.ask(ForgetKeys(self._keys_after, before_ms))
+            self._keys_left = await self._shard.ask(ForgetKeys(before_ms))
         if self._codes_after is not None:
             # A replay tells whether the code was ours: so they are kept as long as keys.
             before_ms = now_ms - self._idempotency_ms
@@ -472,12 +473,11 @@ class Sweeper:
         if self._client is not None:
             before_ms = now_ms - self._messages_ms
             self._client = await self._shard.ask(FoldEntries(self._client, before_ms))
-        places = (self._keys_after, self._codes_after, self._client)
-        more = any(place is not None for place in places)
+        more = self._keys_left or self._codes_after is not None or self._client is not None
         rested_ms = now_ms - self._rested_at_ms
         if rested_ms > _ROUND_MS:
             self._rested_at_ms = now_ms
-            self._keys_after = self._keys_after or (0, b"")
+            self._keys_left = True
             self._codes_after = self._codes_after or (0, 0, 0)
             self._client = 0 if self._client is None else self._client
         return more

@@ -94,6 +94,7 @@ class Turn:
         self.changed_messages: dict[int, Message] = {}
         self.changed_parts: dict[tuple[int, int], Part] = {}
         self.new_keys: dict[tuple[int, bytes], KeyRecord] = {}
+        self.key_generations: set[int] = set()
         self.new_batches: dict[int, Batch] = {}
         self.new_codes: dict[tuple[int, int], OtpCode] = {}
         self.entries: list[tuple[Any, ...]] = []
@@ -140,6 +141,11 @@ class Turn:
 
     def add_key(self, record: KeyRecord) -> None:
         """Remember what an idempotency key did, or changed in doing."""
+        before = self.keys.get((record.client, record.digest))
+        if before is None or before.generation != record.generation:
+            self.key_generations.add(record.generation)
+            if before is not None:
+                self.write("key_delete", before.generation, record.client, record.digest)
         self.new_keys[record.client, record.digest] = record
         self.keys[record.client, record.digest] = record
 

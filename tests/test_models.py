@@ -45,7 +45,7 @@ def schema() -> Iterator[sqlite3.Connection]:
     [
         (Account, "SELECT * FROM client"),
         (Message, "SELECT * FROM message"),
-        (KeyRecord, "SELECT * FROM idempotency"),
+        (KeyRecord, load("turn")["turn_keys"].replace("{rows}", "(?, ?, ?)")),
         (Batch, "SELECT * FROM batch"),
         (OtpCode, load("turn")["turn_code"]),
     ],

@@ -76,6 +76,22 @@ def test_a_statement_is_one_that_the_schema_understands(
     memory.execute(f"EXPLAIN {sql}", [None] * count)
 
 
+@pytest.mark.parametrize(
+    ("noun", "name"), [(noun, name) for noun, name in EVERY if noun in ("turn", "sweep", "reads")]
+)
+def test_no_statement_goes_through_a_whole_history(
+    memory: sqlite3.Connection, noun: str, name: str
+) -> None:
+    sql = load(noun)[name].replace("{rows}", "(1, 2, 3)")
+    if sql.startswith(("INSERT", "UPDATE")) and "VALUES (1, 2, 3)" in sql:
+        return
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    count = max(numbered, default=sql.count("?"))
+    plan = memory.execute(f"EXPLAIN QUERY PLAN {sql}", [None] * count).fetchall()
+    scans = [step[3] for step in plan if re.match(r"SCAN (message|entry|idempotency)\b", step[3])]
+    assert not scans, scans
+
+
 def _table(sql: str) -> str:
     """A query of the columns that rows of an INSERT must have."""
     match = re.match(r"INSERT INTO (\w+)(?: \(([^)]*)\))?", sql)

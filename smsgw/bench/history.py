@@ -51,9 +51,9 @@ def measure(options: History, step: Callable[[str], None] = lambda _: None) -> d
             plan = replace(plan, seed=number)
             one = beside(folder, plan)
             step(f"{where}: empty store")
-            one |= _on_empty(clients, plan)
+            one |= _on_empty(clients, plan, options.warm_s)
             step(f"{where}: {options.messages:,} stored messages")
-            on_full = finished(full, plan, options.messages)
+            on_full = finished(full, plan, options.messages, warm_s=options.warm_s)
             one |= {f"full_{figure}": value for figure, value in on_full.items()}
             one["ratio"] = one["full_finished_per_s"] / max(1, one["empty_finished_per_s"])
             rounds.append(one)
@@ -69,14 +69,16 @@ def measure(options: History, step: Callable[[str], None] = lambda _: None) -> d
     )
 
 
-def _on_empty(clients: list[bytes], plan: Plan) -> dict[str, float]:
+def _on_empty(clients: list[bytes], plan: Plan, warm_s: float) -> dict[str, float]:
     """A round of the line on a store of its own."""
     with ground() as folder:
         data: Path = folder / "empty"
         make_store(data, clients)
         size_bytes = shard_bytes(data)
-        found = {f"empty_{figure}": value for figure, value in finished(data, plan).items()}
+        on_empty = finished(data, plan, warm_s=warm_s)
+        found = {f"empty_{figure}": value for figure, value in on_empty.items()}
         written_bytes = shard_bytes(data) - size_bytes
-        found["empty_bytes_a_message"] = written_bytes / max(1, found["empty_messages"])
-        prove(data, int(found["empty_messages"]))
+        messages = int(on_empty["messages"] + on_empty.get("warm_messages", 0))
+        found["empty_bytes_a_message"] = written_bytes / max(1, messages)
+        prove(data, messages)
     return found

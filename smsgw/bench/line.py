@@ -128,7 +128,11 @@ def _on_servers(
 
 
 def finished(
-    data: Path, plan: Plan, stored: int = 0, more: children.Overrides | None = None
+    data: Path,
+    plan: Plan,
+    stored: int = 0,
+    more: children.Overrides | None = None,
+    warm_s: float = 0.0,
 ) -> dict[str, float]:
     """Load a gateway, and wait until everything that it accepted is finished.
 
@@ -137,15 +141,20 @@ def finished(
         plan: what to send.
         stored: about how many messages it has already.
         more: settings that are not the default.
+        warm_s: for how long it is loaded before that is measured.
 
     Raises:
         Spoiled: something was refused, or is not finished in time.
     """
-    return finished_by([data], plan, stored, more)
+    return finished_by([data], plan, stored, more, warm_s)
 
 
 def finished_by(
-    places: Sequence[Path], plan: Plan, stored: int = 0, more: children.Overrides | None = None
+    places: Sequence[Path],
+    plan: Plan,
+    stored: int = 0,
+    more: children.Overrides | None = None,
+    warm_s: float = 0.0,
 ) -> dict[str, float]:
     """The same for gateways that share a store, each with a data directory and a part of the load.
 
@@ -157,22 +166,22 @@ def finished_by(
         gateways = [
             opened.enter_context(children.gateway(data, more or {}, stored)) for data in places
         ]
-        before = _used(gateways)
+        plans = [
+            replace(
+                plan,
+                port=running.port,
+                connections=max(1, plan.connections // len(gateways)),
+                seed=plan.seed * len(gateways) + index,
+            )
+            for index, running in enumerate(gateways)
+        ]
         begun_s = time.perf_counter()
-        outcomes = children.load_each(
-            [
-                replace(
-                    plan,
-                    port=running.port,
-                    connections=max(1, plan.connections // len(gateways)),
-                    seed=plan.seed * len(gateways) + index,
-                )
-                for index, running in enumerate(gateways)
-            ]
-        )
+        warmed = _warm(gateways, plans, warm_s) if warm_s else 0
+        before = _used(gateways)
+        outcomes = children.load_each(plans)
         messages = sum(outcome.messages for outcome in outcomes)
-        at_end = sum(running.finals() for running in gateways)
-        children.await_finals(gateways, messages, FINISH_S)
+        at_end = sum(running.finals() for running in gateways) - warmed
+        children.await_finals(gateways, warmed + messages, FINISH_S)
         cpu_s, round_trips = (now - then for now, then in zip(_used(gateways), before, strict=True))
         spent_s = time.time() - min(outcome.begun_at_s for outcome in outcomes)
     statuses = [outcome.statuses for outcome in outcomes if outcome.statuses.keys() - {"202"}]
@@ -192,9 +201,21 @@ def finished_by(
         "load_cpu": max(outcome.cpu for outcome in outcomes),
         "start_s": begun_s - opening_s,
     }
+    if warmed:
+        found["warm_messages"] = warmed
     if round_trips:
         found["round_trips_a_message"] = round_trips / max(1, messages)
     return found
+
+
+def _warm(gateways: Sequence[children.Running], plans: Sequence[Plan], warm_s: float) -> int:
+    """Load gateways as they will be loaded, and say how many messages that were."""
+    outcomes = children.load_each(
+        [replace(plan, seconds=warm_s, seed=1_000_000 + plan.seed) for plan in plans]
+    )
+    messages = sum(outcome.messages for outcome in outcomes)
+    children.await_finals(gateways, messages, FINISH_S)
+    return messages
 
 
 def _used(gateways: Sequence[children.Running]) -> tuple[float, int]:

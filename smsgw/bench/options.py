@@ -91,9 +91,10 @@ class Steady(Options):
 
 @dataclass(frozen=True)
 class History(Options):
-    """``messages`` are what is stored already; the rest is as for the line."""
+    """``messages`` are what is stored already; ``warm_s`` is for load that is not measured."""
 
     seconds: float = 8.0
+    warm_s: float = 6.0
     clients: int = 10_000
     connections: int = 64
     messages: int = 10_000_000

@@ -18,10 +18,10 @@ from typing import Final
 
 from smsgw.bench.kept import shard_bytes, shard_files
 from smsgw.bench.load import SENDER, TEXT, zipf_weights
-from smsgw.ids import NumberSource, created_at_ms, message_id
+from smsgw.ids import NumberSource, created_at_ms, generation_of, message_id
 from smsgw.models import QUANTUM, Account, Flow
 from smsgw.settings import Settings
-from smsgw.store import statements
+from smsgw.store import keys, statements
 
 BYTES_A_MESSAGE: Final = 700
 """Room that is wanted on the disk for each, the audit's own files included."""
@@ -63,8 +63,8 @@ INSERT INTO entry SELECT ?1, ?2, 2, ?3, -cost, cost, ?4, ?5, NULL FROM usual
 UNION ALL SELECT ?1, ?2 + 1, 3, ?3 + 2, 0, -cost, ?4, ?5, NULL FROM usual"""
 _KEY: Final = """
 INSERT INTO idempotency (
-    client, digest, fingerprint, subject, answer, credits_cents, created_at_ms)
-VALUES (?, randomblob(16), randomblob(16), ?, 1, ?, ?)"""
+    generation, client, digest, fingerprint, subject, answer, credits_cents, created_at_ms)
+VALUES (?, ?, randomblob(16), randomblob(16), ?, 1, ?, ?)"""
 _PLACE: Final = """
 INSERT INTO queue (route, lane, rank, message, client, parts)
 SELECT route, 0, ?1, ?2, ?3, 1 FROM usual"""
@@ -224,6 +224,7 @@ class _Filling:
                 for a in self._accounts
             ],
         )
+        keys.seal_all(self._connection)
 
     def _decide(self, account: Account, position: int) -> _Fresh:
         """What a turn decides about a message, and about its receipt where it has one."""
@@ -264,7 +265,10 @@ class _Filling:
             _HOLD if waiting else _HOLD_AND_CAPTURE,
             [(f.client, f.entry, f.at_ms, f.left, f.number) for f in fresh],
         )
-        connection.executemany(_KEY, [(f.client, f.number, f.left, f.at_ms) for f in fresh[::2]])
+        connection.executemany(
+            _KEY,
+            [(generation_of(f.number), f.client, f.number, f.left, f.at_ms) for f in fresh[::2]],
+        )
         if waiting:
             connection.executemany(_PLACE, [(f.rank, f.number, f.client) for f in fresh])
         sweeps = statements.load("sweep")

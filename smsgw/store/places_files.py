@@ -9,6 +9,7 @@ from typing import Any, Final
 from smsgw.errors import StoreError
 from smsgw.store import statements
 from smsgw.store.audit import Proof, audit
+from smsgw.store.keys import forget
 from smsgw.store.places import CHUNK_ROWS, Chart
 from smsgw.store.sqlite import check_identity
 from smsgw.store.sqlite_thread import SqliteThread, migrate
@@ -87,7 +88,14 @@ class Files:
     async def put(self, shard: int, table: Table, columns: Sequence[str], rows: list[Row]) -> None:
         """See ``Place.put``."""
         sql = _SQL.insert(table, columns)
-        await self._do(shard, lambda connection: connection.executemany(sql, rows))
+
+        def put_all(connection: sqlite3.Connection) -> None:
+            connection.executemany(sql, rows)
+            if table.name == "idempotency":
+                # The filters do not know these keys.
+                forget(connection)
+
+        await self._do(shard, put_all)
         await self._fold(shard)
 
     async def _fold(self, shard: int) -> None:

@@ -103,7 +103,7 @@ def changes(turn: Turn) -> dict[str, Any]:
         "landed": (m.number for m in turn.changed_messages.values() if m.status not in _FLYING),
         "flying": ((m.number, m.status, m.attempts) for m in moved if m.status in _FLYING),
         "add_entries": turn.entries,
-        "set_keys": map(_row, turn.new_keys.values()),
+        "set_keys": ((*_row(key), key.generation) for key in turn.new_keys.values()),
         "set_batches": map(_row, turn.new_batches.values()),
         "set_codes": map(_row, turn.new_codes.values()),
         "set_parts": map(_row, turn.changed_parts.values()),

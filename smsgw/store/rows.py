@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from smsgw.models import Account, Batch, KeyRecord, Message, OtpCode, Part, Status
+from smsgw.store.keys import KeyShelf
 from smsgw.store.statements import execute_rows
 from smsgw.turn import Turn, Wants
 
@@ -20,9 +21,11 @@ class RowCache:
         self.account_of: dict[bytes, Account] = {}
         self.accounts: dict[int, Account] = {}
         self.messages: dict[int, Message] = {}
+        self.keys = KeyShelf()
 
     def keep(self, turn: Turn) -> None:
         """Remember what a committed turn left."""
+        self.keys.kept()
         for account in turn.new_accounts.values():
             self.add_account(account)
         messages = self.messages
@@ -84,12 +87,13 @@ def load(
     if wants.numbers:
         _load_accounts(connection, sql, cache, turn, wants)
     if wants.keys:
-        pairs = [
-            (turn.account_of[client].number, digest)
+        places = [
+            (generation, turn.account_of[client].number, digest)
             for client, digest in wants.keys
             if client in turn.account_of
+            for generation in cache.keys.places(digest)
         ]
-        for row in execute_rows(connection, sql["turn_keys"], pairs) if pairs else ():
+        for row in execute_rows(connection, sql["turn_keys"], places) if places else ():
             turn.keys[row[0], row[1]] = KeyRecord(*row)
     if wants.batches:
         numbers = [(number,) for number in wants.batches]
@@ -166,7 +170,9 @@ def _load_accounts(
             turn.accounts[account.number] = turn.account_of[account.id] = account
 
 
-def write(connection: sqlite3.Connection, sql: Mapping[str, str], turn: Turn) -> None:
+def write(
+    connection: sqlite3.Connection, sql: Mapping[str, str], cache: RowCache, turn: Turn
+) -> None:
     """Write what a turn changed, one wide statement per kind of change."""
 
     def rows(statement: str, values: list[tuple[Any, ...]]) -> None:
@@ -187,10 +193,12 @@ def write(connection: sqlite3.Connection, sql: Mapping[str, str], turn: Turn) ->
             for p in turn.changed_parts.values()
         ],
     )
+    if turn.key_generations:
+        cache.keys.add(connection, turn.key_generations)
     rows(
         "turn_set_keys",
         [
-            (k.client, k.digest, k.fingerprint, k.subject, k.answer, k.credits_cents,
+            (k.generation, k.client, k.digest, k.fingerprint, k.subject, k.answer, k.credits_cents,
              k.created_at_ms)
             for k in turn.new_keys.values()
         ],

@@ -20,6 +20,7 @@ from smsgw.models import FINAL_FROM, Flow, Lane, Message
 from smsgw.store import statements
 from smsgw.store.audit import Proof, audit
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
+from smsgw.store.keys import store
 from smsgw.store.rows import RowCache, load, write
 from smsgw.store.sqlite_thread import SqliteThread, migrate
 from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
@@ -39,6 +40,8 @@ _PASSING: Final = {
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
 _CHECKPOINT_CHANGES: Final = 20_000
 """Changed rows after which the log is folded back: some thousand pages at the most."""
+SEALING_SHARE = 0.03
+"""How much of the event loop's time the filters of old keys may take."""
 _FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 _FOLD_ALL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 _IDLE_MAX: Final = 4096
@@ -80,6 +83,7 @@ class SqliteShard:
         self._next_client = 1
         self._counted_to = 0
         self._folded_at = 0
+        self._seal_at_s = 0.0
 
     @classmethod
     async def open(
@@ -128,6 +132,7 @@ class SqliteShard:
 
     def _remember(self) -> None:
         """Read the queue's flows, the last number and the watermark, instead of what was known."""
+        self._cache.keys.load(self._writer.raw)
         connection = self._writer.raw
         self.flows, self.waiting, self.lane_parts = {}, {}, {}
         self._express, self._express_parts = {}, {}
@@ -242,7 +247,7 @@ class SqliteShard:
             item.needs(wants)
         load(self._writer.raw, self._statements, self._cache, turn, wants)
         run_items(items, turn)
-        write(self._writer.raw, self._statements, turn)
+        write(self._writer.raw, self._statements, self._cache, turn)
 
     def _one_by_one(
         self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]
@@ -263,6 +268,7 @@ class SqliteShard:
                     self._undo(turns)
                     raise ShardUnavailableError(str(error)) from error
                 connection.execute("ROLLBACK TO item")
+                self._cache.keys.undone(connection)
                 if isinstance(error, sqlite3.Error) and _primary(error) in _PASSING:
                     self._undo(turns)
                     raise ShardUnavailableError(str(error)) from error
@@ -284,6 +290,7 @@ class SqliteShard:
         with contextlib.suppress(sqlite3.Error):
             if self._writer.raw.in_transaction:
                 self._writer.raw.execute("ROLLBACK")
+            self._cache.keys.undone(self._writer.raw)
         if any(turn.absorbed for turn in turns):
             try:
                 self._remember()
@@ -344,13 +351,33 @@ class SqliteShard:
     async def tidy(self) -> None:
         """Fold the log back into the file now and then; all of it when it has grown too long.
 
-        Between turns, when the answers of the last one are on their way.
+        Between turns, when the answers of the last one are on their way. Keys of the past get their
+        filters here, too, step by step.
         """
+        begun_s = time.perf_counter()
+        if begun_s >= self._seal_at_s:
+            sealed = self._cache.keys.step(self._writer.raw)
+            self._seal_at_s = begun_s + (time.perf_counter() - begun_s) / SEALING_SHARE
+            if sealed:
+                await self._writer.run(self._seal, *sealed)
         changes = self._writer.raw.total_changes
         if changes - self._folded_at >= _CHECKPOINT_CHANGES:
             self._folded_at = changes
             too_long = self.wal_bytes() > self._wal_bytes_max
             await self._writer.run(self._checkpoint, _FOLD_ALL if too_long else _FOLD)
+
+    def _seal(self, generation: int, bits: bytes) -> None:
+        connection, keys = self._writer.raw, self._cache.keys
+        try:
+            self._begin()
+            store(connection, generation, bits)
+            keys.drop(connection)
+            self._commit([])
+        except (sqlite3.Error, ShardUnavailableError):
+            # A filter only spares looking: it is made again.
+            self._undo([])
+        else:
+            keys.seal(generation, bits)
 
     def _checkpoint(self, statement: str) -> None:
         # A reader in the way is no error: the rest is folded the next time.

@@ -102,6 +102,9 @@ def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cach
         "synchronous": 2,
         "foreign_keys": 1,
         "mmap_size": 0,
+        # What a wide statement may have to undo stays in memory: beyond 64 KiB, and with a long
+        # history there is more, each statement would make and remove a file of its own.
+        "temp_store": 2,
         # Only the writer checkpoints, when it chooses to: SQLite before 3.51.3 can corrupt a WAL
         # that two connections write or checkpoint at the same moment.
         "wal_autocheckpoint": 0,

@@ -19,7 +19,7 @@ from smsgw.store.sqlite_thread import migrate
 
 Row = tuple[Any, ...]
 
-_NO_TABLES: Final = frozenset({"migration", "meta"})
+_NO_TABLES: Final = frozenset({"migration", "meta", "key_filter"})
 _LOW_BITS: Final = (1 << 20) - 1
 """Of every integer so many bits are summed: no sum of them overflows."""
 _MONEY: Final = frozenset({"parts", "messages", "waiting", "sequence"})

@@ -126,15 +126,16 @@ JOIN message AS m ON m.number = p.message;
 -- name: uncertain_of
 -- What may have reached an operator for this number from this sender, unanswered.
 SELECT number FROM message
-WHERE status = 4 AND provider = ? AND recipient = ? AND sender = ? LIMIT 2;
+WHERE status IN (2, 3, 4) AND status = 4 AND provider = ? AND recipient = ? AND sender = ? LIMIT 2;
 
 -- name: accepted_open
 -- Accepted by an operator, without a receipt so far, newest first.
-SELECT * FROM message WHERE number < ? AND status = 3 ORDER BY number DESC LIMIT ?;
+SELECT * FROM message WHERE number < ? AND status IN (2, 3, 4) AND status = 3
+ORDER BY number DESC LIMIT ?;
 
 -- name: uncertain_list
 -- Messages of which nobody knows whether they were sent.
-SELECT * FROM message WHERE status = 4 LIMIT ?;
+SELECT * FROM message WHERE status IN (2, 3, 4) AND status = 4 LIMIT ?;
 
 -- name: parked_list
 -- Receipts whose messages are not known.

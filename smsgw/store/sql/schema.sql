@@ -216,3 +216,37 @@ INSERT INTO meta (key, value) VALUES
 -- which stays in memory; a look-up asks every stretch that there is.
 DROP INDEX message_recipient;
 CREATE INDEX message_recipient ON message (number >> 47, client, recipient);
+
+-- migration: 3 generations
+-- Keys are digests, so each would be a random page of a long history, for the look-up and for the
+-- insert. With the stretch of time of the subject in front (2^24 ms; 0 for what is kept for ever),
+-- new ones go where the last ones went, and what is over goes without a walk over all. For each
+-- stretch that is behind, a filter in memory tells which keys cannot be in it.
+CREATE TABLE key (
+    generation    INTEGER NOT NULL,
+    client        INTEGER NOT NULL,
+    digest        BLOB NOT NULL CHECK (length(digest) = 16),
+    fingerprint   BLOB NOT NULL CHECK (length(fingerprint) = 16),
+    subject       INTEGER NOT NULL,
+    answer        INTEGER NOT NULL CHECK (answer BETWEEN 0 AND 6),
+    credits_cents INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,
+    CHECK (generation = CASE answer WHEN 6 THEN 0 ELSE subject >> 46 END),
+    PRIMARY KEY (generation, client, digest)
+) STRICT, WITHOUT ROWID;
+INSERT INTO key
+    SELECT CASE answer WHEN 6 THEN 0 ELSE subject >> 46 END, client, digest, fingerprint, subject,
+        answer, credits_cents, created_at_ms
+    FROM idempotency ORDER BY 1, 2, 3;
+DROP TABLE idempotency;
+ALTER TABLE key RENAME TO idempotency;
+
+CREATE TABLE key_filter (
+    generation INTEGER PRIMARY KEY,
+    bits       BLOB NOT NULL
+) STRICT;
+
+-- What was accepted and has no receipt is asked for at every start. An index over some states is used
+-- only where a statement names all of them: see the statements that do.
+DROP INDEX message_in_flight;
+CREATE INDEX message_under_way ON message (status) WHERE status IN (2, 3, 4);

@@ -35,7 +35,7 @@ SELECT message FROM queue WHERE route < 0 AND client = ? LIMIT ?;
 
 -- name: message_in_flight
 -- What was being sent when the process ended.
-SELECT number FROM message WHERE status = 2 LIMIT ?;
+SELECT number FROM message WHERE status IN (2, 3, 4) AND status = 2 LIMIT ?;
 
 -- name: message_on_route
 -- Queued messages of a route behind a place, in their order.
@@ -97,23 +97,19 @@ DELETE FROM message WHERE number > ? AND number <= ? AND status >= 10;
 -- Forget a stretch of batches.
 DELETE FROM batch WHERE number > ? AND number <= ?;
 
--- name: keys_page
--- A stretch of keys, from where the last one ended.
-SELECT client, digest, created_at_ms, answer FROM idempotency
-WHERE (client, digest) > (?, ?) ORDER BY client, digest LIMIT ?;
+-- name: keys_old
+-- Some keys of generations that are over; those of generation 0 are kept for ever.
+SELECT generation, client, digest FROM idempotency
+WHERE generation > 0 AND generation < ? ORDER BY generation, client, digest LIMIT ?;
 
 -- name: key_delete
 -- Forget a key.
-DELETE FROM idempotency WHERE client = ? AND digest = ?;
-
--- name: key_purge
--- Forget a key that is old, unless the same turn has used it anew.
-DELETE FROM idempotency WHERE client = ? AND digest = ? AND created_at_ms < ?;
+DELETE FROM idempotency WHERE generation = ? AND client = ? AND digest = ?;
 
 -- name: key_close
 -- Close the key of a one-time code that a crash interrupted.
 UPDATE idempotency SET answer = ?, credits_cents = ?
-WHERE client = ? AND subject = ? AND answer = 0;
+WHERE generation = ? AND client = ? AND subject = ? AND answer = 0;
 
 -- name: codes_page
 -- A stretch of codes, from where the last one ended.
@@ -125,12 +121,15 @@ WHERE (client, recipient, message) > (?, ?, ?) ORDER BY client, recipient, messa
 DELETE FROM code WHERE client = ? AND recipient = ? AND message = ?;
 
 -- name: entries_oldest
--- A client's oldest entries, each with what it captured, and whether its message is still stored.
+-- A client's oldest entries, each with what it captured, and whether its message is still stored;
+-- none, and none is looked at, while not even the first is old.
 SELECT e.sequence, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents,
        CASE e.kind WHEN 3 THEN -e.held_cents WHEN 5 THEN CAST(substr(e.note, 10) AS INTEGER)
        ELSE 0 END, m.number IS NOT NULL
 FROM entry AS e LEFT JOIN message AS m ON m.number = e.message
-WHERE e.client = ? ORDER BY e.sequence LIMIT ?;
+WHERE e.client = ?1 ORDER BY e.sequence
+LIMIT CASE WHEN (SELECT at_ms FROM entry WHERE client = ?1 ORDER BY sequence LIMIT 1) < ?2
+      THEN ?3 ELSE 0 END;
 
 -- name: entries_fold
 -- Delete a client's entries up to one; its sums are carried forward by the next statement.

@@ -20,8 +20,9 @@ SELECT p.* FROM (VALUES {rows}) AS wanted JOIN part AS p ON p.message = wanted.c
 
 -- name: turn_keys
 -- What these keys of these clients did.
-SELECT i.* FROM (VALUES {rows}) AS wanted
-JOIN idempotency AS i ON i.client = wanted.column1 AND i.digest = wanted.column2;
+SELECT i.client, i.digest, i.fingerprint, i.subject, i.answer, i.credits_cents, i.created_at_ms
+FROM (VALUES {rows}) AS wanted JOIN idempotency AS i
+ON i.generation = wanted.column1 AND i.client = wanted.column2 AND i.digest = wanted.column3;
 
 -- name: turn_batches
 -- The batches with these numbers.
@@ -74,7 +75,7 @@ ON CONFLICT (message, part) DO UPDATE SET status = excluded.status;
 -- name: turn_set_keys
 -- Remember what keys did, or how it went on.
 INSERT INTO idempotency VALUES {rows}
-ON CONFLICT (client, digest) DO UPDATE SET
+ON CONFLICT (generation, client, digest) DO UPDATE SET
     fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
     credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
 

@@ -238,3 +238,11 @@ CREATE TABLE shard.meta (
 ) WITH (fillfactor = 50);
 INSERT INTO shard.meta (key, value) VALUES
     ('counted_to', 0), ('expired_to', 0), ('receipts_to', 0), ('texts_to', 0), ('purged_to', 0);
+
+-- migration: 2 generations
+-- Keys by the stretch of time of their subject, so that what is over goes without a walk over all;
+-- 0 for what is kept for ever.
+ALTER TABLE shard.idempotency ADD COLUMN generation bigint;
+UPDATE shard.idempotency SET generation = CASE answer WHEN 6 THEN 0 ELSE subject >> 46 END;
+ALTER TABLE shard.idempotency ALTER COLUMN generation SET NOT NULL;
+CREATE UNIQUE INDEX idempotency_generation ON shard.idempotency (generation, client, digest);

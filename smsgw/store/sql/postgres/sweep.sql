@@ -105,23 +105,19 @@ DELETE FROM shard.message WHERE number > $1 AND number <= $2 AND status >= 10;
 -- Forget a stretch of batches.
 DELETE FROM shard.batch WHERE number > $1 AND number <= $2;
 
--- name: keys_page
--- A stretch of keys, from where the last one ended.
-SELECT client, digest, created_at_ms, answer FROM shard.idempotency
-WHERE (client, digest) > ($1, $2) ORDER BY client, digest LIMIT $3;
+-- name: keys_old
+-- Some keys of generations that are over; those of generation 0 are kept for ever.
+SELECT generation, client, digest FROM shard.idempotency
+WHERE generation > 0 AND generation < $1 ORDER BY generation, client, digest LIMIT $2;
 
 -- name: key_delete
 -- Forget a key.
-DELETE FROM shard.idempotency WHERE client = $1 AND digest = $2;
-
--- name: key_purge
--- Forget a key that is old, unless the same turn has used it anew.
-DELETE FROM shard.idempotency WHERE client = $1 AND digest = $2 AND created_at_ms < $3;
+DELETE FROM shard.idempotency WHERE generation = $1 AND client = $2 AND digest = $3;
 
 -- name: key_close
 -- Close the key of a one-time code that a crash interrupted.
 UPDATE shard.idempotency SET answer = $1, credits_cents = $2
-WHERE client = $3 AND subject = $4 AND answer = 0;
+WHERE generation = $3 AND client = $4 AND subject = $5 AND answer = 0;
 
 -- name: codes_page
 -- A stretch of codes, from where the last one ended.
@@ -133,12 +129,15 @@ WHERE (client, recipient, message) > ($1, $2, $3) ORDER BY client, recipient, me
 DELETE FROM shard.code WHERE client = $1 AND recipient = $2 AND message = $3;
 
 -- name: entries_oldest
--- A client's oldest entries, each with what it captured, and whether its message is still stored.
+-- A client's oldest entries, each with what it captured, and whether its message is still stored;
+-- none, and none is looked at, while not even the first is old.
 SELECT e.sequence, e.at_ms, e.amount_cents, e.held_cents, e.balance_cents,
        CASE e.kind WHEN 3 THEN -e.held_cents WHEN 5 THEN split_part(e.note, ' ', 2)::bigint
        ELSE 0 END, m.number IS NOT NULL
 FROM shard.entry AS e LEFT JOIN shard.message AS m ON m.number = e.message
-WHERE e.client = $1 ORDER BY e.sequence LIMIT $2;
+WHERE e.client = $1 ORDER BY e.sequence
+LIMIT CASE WHEN (SELECT at_ms FROM shard.entry WHERE client = $1 ORDER BY sequence LIMIT 1) < $2
+      THEN $3 ELSE 0 END;
 
 -- name: entries_fold
 -- Delete a client's entries up to one; its sums are carried forward by the next statement.

@@ -210,13 +210,15 @@ BEGIN
         FROM jsonb_array_elements(turn->'add_entries') AS v;
     END IF;
     IF turn ? 'set_keys' THEN
-        INSERT INTO shard.idempotency
+        INSERT INTO shard.idempotency (
+            client, digest, fingerprint, subject, answer, credits_cents, created_at_ms, generation)
         SELECT (v->>0)::bigint, decode(v->>1, 'hex'), decode(v->>2, 'hex'), (v->>3)::bigint,
-               (v->>4)::smallint, (v->>5)::bigint, (v->>6)::bigint
+               (v->>4)::smallint, (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
         FROM jsonb_array_elements(turn->'set_keys') AS v
         ON CONFLICT (client, digest) DO UPDATE SET
             fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
-            credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms;
+            credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms,
+            generation = excluded.generation;
     END IF;
     IF turn ? 'set_batches' THEN
         INSERT INTO shard.batch
