@@ -1,11 +1,12 @@
-"""A shard in an SQLite file: one connection writes and checkpoints, a few others read.
+"""A shard in an SQLite file: one connection writes, one folds the log back, a few others read.
 
-A turn loads, decides and writes on the event loop's thread, over pages in memory; its commit, and
-checkpoints, wait for the disk on the writing connection's thread. The file belongs to this process
+A turn loads, decides and writes on the event loop's thread, over pages in memory; its commit waits
+for the disk on the writing connection's thread. The file belongs to this process
 alone, so rows that were just written are kept: accounts, and messages that are under way. A turn
 works on those rows directly; when it fails, what it touched is forgotten and read again.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 import time
@@ -59,6 +60,7 @@ class SqliteShard:
         number: int,
         path: Path,
         writer: SqliteThread,
+        folder: SqliteThread,
         readers: Sequence[SqliteThread],
         wal_bytes_max: int,
     ) -> None:
@@ -74,6 +76,8 @@ class SqliteShard:
         self.watched: set[int] = set()
         self.waits = 0
         self._writer = writer
+        self._folder = folder
+        self._folding: asyncio.Task[None] | None = None
         self._readers = list(readers)
         self._next_reader = 0
         self._wal_bytes_max = wal_bytes_max
@@ -116,9 +120,10 @@ class SqliteShard:
         try:
             await writer.run(migrate, writer.raw, statements.migrations("schema"), now_ms)
             await writer.run(check_identity, writer.raw, path, identity)
+            opened.append(await SqliteThread.open(path, cache_kib=64))
             for _ in range(readers):
                 opened.append(await SqliteThread.open(path, read_only=True, cache_kib=2048))
-            self = cls(number, path, writer, opened[1:], wal_bytes_max)
+            self = cls(number, path, writer, opened[1], opened[2:], wal_bytes_max)
             # After a failed flush, only this makes what is in the log safe to build on.
             await writer.run(lambda: writer.raw.execute(_FOLD_ALL).fetchall())
             await writer.run(self._remember)
@@ -349,10 +354,12 @@ class SqliteShard:
             self._express_parts.pop((client, route), None)
 
     async def tidy(self) -> None:
-        """Fold the log back into the file now and then; all of it when it has grown too long.
+        """Between turns: give keys of the past their filters, and fold the log back now and then.
 
-        Between turns, when the answers of the last one are on their way. Keys of the past get their
-        filters here, too, step by step.
+        Most of the log is folded back beside the turns, by a connection of its own; the writer then
+        folds what has come meanwhile, so that the log begins anew. The one fault of SQLite before
+        3.51.3 needs a checkpoint that begins when all is folded already, and a commit at that very
+        moment: ours begins after thousands of changes, and the writer's own meets no commit.
         """
         begun_s = time.perf_counter()
         if begun_s >= self._seal_at_s:
@@ -361,10 +368,20 @@ class SqliteShard:
             if sealed:
                 await self._writer.run(self._seal, *sealed)
         changes = self._writer.raw.total_changes
-        if changes - self._folded_at >= _CHECKPOINT_CHANGES:
+        if self._folding is not None:
+            if self._folding.done():
+                await self._folded()
+                too_long = self.wal_bytes() > self._wal_bytes_max
+                await self._writer.run(_fold, self._writer, _FOLD_ALL if too_long else _FOLD)
+        elif changes - self._folded_at >= _CHECKPOINT_CHANGES:
             self._folded_at = changes
-            too_long = self.wal_bytes() > self._wal_bytes_max
-            await self._writer.run(self._checkpoint, _FOLD_ALL if too_long else _FOLD)
+            self._folding = asyncio.create_task(self._folder.run(_fold, self._folder, _FOLD))
+
+    async def _folded(self) -> None:
+        """Wait until nobody folds."""
+        if self._folding is not None:
+            folding, self._folding = self._folding, None
+            await folding
 
     def _seal(self, generation: int, bits: bytes) -> None:
         connection, keys = self._writer.raw, self._cache.keys
@@ -378,11 +395,6 @@ class SqliteShard:
             self._undo([])
         else:
             keys.seal(generation, bits)
-
-    def _checkpoint(self, statement: str) -> None:
-        # A reader in the way is no error: the rest is folded the next time.
-        with contextlib.suppress(sqlite3.OperationalError):
-            self._writer.raw.execute(statement).fetchall()
 
     async def lowest_ranks(self) -> list[tuple[QueueKey, int]]:
         """The lowest rank of every queue."""
@@ -453,11 +465,19 @@ class SqliteShard:
 
     async def close(self) -> None:
         """See ``ShardStore.close``."""
-        for reader in self._readers:
-            await reader.close()
+        with contextlib.suppress(sqlite3.Error):
+            await self._folded()
+        for thread in (self._folder, *self._readers):
+            await thread.close()
         with contextlib.suppress(sqlite3.Error):
             await self._writer.run(lambda: self._writer.raw.execute(_FOLD_ALL).fetchall())
         await self._writer.close()
+
+
+def _fold(thread: SqliteThread, statement: str) -> None:
+    # A reader in the way is no error: the rest is folded the next time.
+    with contextlib.suppress(sqlite3.OperationalError):
+        thread.raw.execute(statement).fetchall()
 
 
 def _finals(turns: list[Turn]) -> Iterator[int]:

@@ -105,8 +105,8 @@ def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cach
         # What a wide statement may have to undo stays in memory: beyond 64 KiB, and with a long
         # history there is more, each statement would make and remove a file of its own.
         "temp_store": 2,
-        # Only the writer checkpoints, when it chooses to: SQLite before 3.51.3 can corrupt a WAL
-        # that two connections write or checkpoint at the same moment.
+        # Nobody checkpoints by chance: SQLite before 3.51.3 can corrupt a WAL where a checkpoint
+        # that begins with nothing to do meets a commit. See SqliteShard.tidy.
         "wal_autocheckpoint": 0,
         "cache_size": -cache_kib,
         "query_only": int(read_only),
