@@ -107,6 +107,7 @@ class Scripted:
         self.held: list[Submission] = []
         self.count = 0
         self.restored: list[Restored] = []
+        self.cancelled: list[tuple[Submission, str]] = []
         self._arrived = asyncio.Event()
         self._sink: Sink | None = None
 
@@ -117,6 +118,10 @@ class Scripted:
         self.held.append(submission)
         self.count += 1
         self._arrived.set()
+
+    def cancel(self, submission: Submission, provider_message_id: str) -> bool:
+        self.cancelled.append((submission, provider_message_id))
+        return True
 
     def restore(self, accepted: Sequence[Restored]) -> None:
         self.restored += accepted

@@ -68,7 +68,6 @@ class PostgresShard:
         self.sql = statements.shard_statements(schema, incarnation)
         self.own = statements.gateway_statements(schema, incarnation)
         self.load_call = statements.load_call(schema)
-        self.begin = statements.begin(database.settings.lease_s)
         self.numbers = NumberSource(number, 0, gateway)
         self._serial = 0
         self._turns = 0
@@ -153,6 +152,11 @@ class PostgresShard:
                     f"{self.database.name}: the schema {self.schema} is foreign: its {key} is"
                     f" {found[key]}, expected {value}"
                 )
+
+    @property
+    def begin(self) -> str:
+        """What begins a turn."""
+        return statements.begin(self.database.settings.lease_s, self.database.version)
 
     async def turn(
         self, items: Sequence[Item], now_ms: int, virtual: Mapping[QueueKey, int]

@@ -79,8 +79,7 @@ class PostgresCatalog:
 
     async def _begin(self, shards: int, databases: int) -> None:
         """Fill a new catalog: slots are dealt over the shards in turn."""
-        async with self.database.connection() as connection:
-            await connection.execute("BEGIN")
+        async with self.database.alone() as connection:
             await connection.execute(self._sql["catalog_lock"])
             if not await fetch(connection, self._sql["catalog_shards"]):
                 places = [
@@ -91,7 +90,6 @@ class PostgresCatalog:
                 await connection.execute(self._sql["catalog_slots_deal"], shards)
                 meta = [("store", str(secrets.randbits(62))), ("epoch", "1")]
                 await connection.executemany(self._sql["catalog_meta_set"], meta)
-            await connection.execute("COMMIT")
 
     async def _read(self) -> None:
         async with self.database.at_once() as connection:
@@ -128,15 +126,13 @@ class PostgresCatalog:
     async def routes(self, sets: Iterable[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
         """The numbers of these sets of providers; a new set gets the next number for ever."""
         names = list(sets)
-        async with self.database.connection() as connection:
-            await connection.execute("BEGIN")
+        async with self.database.alone() as connection:
             await connection.execute(self._sql["catalog_lock"])
             known = dict(await fetch(connection, self._sql["catalog_routes"]))
             for text in map(",".join, names):
                 if text not in known:
                     await connection.execute(self._sql["catalog_route_add"], text)
                     known = dict(await fetch(connection, self._sql["catalog_routes"]))
-            await connection.execute("COMMIT")
         return {known[",".join(one)]: one for one in names}
 
     async def _do(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -6,13 +6,16 @@ sentence and the place's name, ``store.shard_urls[0] (host/database)``.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
+from ssl import SSLError
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from smsgw.errors import StoreError
 from smsgw.settings import PostgresSettings
 from smsgw.store.base import ShardUnavailableError
+from smsgw.store.postgres_statements import begin_alone, begin_long
 
 try:
     import asyncpg
@@ -36,6 +39,10 @@ USURPED: Final = "SG001"
 # Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
 _PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
 _PASSING_CODES: Final = frozenset({"25006", "55P03", "25P03", "25P04"})
+
+# One host, or several, each with a port or none.
+_HOST: Final = r"(?:[^\s:@\[\]]*|\[[\da-fA-F:.]+\])(?::\d*)?"
+_HOSTS: Final = re.compile(rf"{_HOST}(?:,{_HOST})*")
 
 ERRORS: Final = (
     asyncpg.PostgresError,
@@ -74,8 +81,14 @@ def sentence(error: BaseException) -> str:
         return str(error.args[0] if error.args else type(error).__name__)
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, FileNotFoundError):
+        return "a file that it names, or its socket, is not there"
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "no host is as target_session_attrs wants it"
+    if isinstance(error, asyncpg.InternalClientError):
+        return "the connection has ended"
     return type(error).__name__
 
 
@@ -85,6 +98,8 @@ class Database:
     def __init__(self, url: str, index: int, settings: PostgresSettings) -> None:
         self.name = f"store.shard_urls[{index}]"
         self.settings = settings
+        self.version = VERSION_MIN
+        """What the server is, as far as it is known."""
         self._url = url
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(settings.pool_max)
@@ -97,8 +112,12 @@ class Database:
             parts = urlsplit(url)
         if parts is None or parts.scheme not in ("postgresql", "postgres"):
             raise StoreError(f"{self.name} is no URL of the form postgresql://user@host/database")
-        host = parts.netloc.rpartition("@")[2]
-        self.name += f" ({host}{parts.path})"
+        user, _, host = parts.netloc.rpartition("@")
+        if "@" in user + parts.path or parts.fragment:
+            raise StoreError(f"{self.name}: in a password, @ / ? # are written %40 %2F %3F %23")
+        if "@" not in parts.query and _HOSTS.fullmatch(host):
+            # Else a piece of a password may stand there.
+            self.name += f" ({host}{parts.path})"
 
     async def _connect(self) -> Connection:
         """A new, checked connection.
@@ -115,7 +134,13 @@ class Database:
                 statement_cache_size=cached,
                 max_cached_statement_lifetime=0,
             )
-        except ValueError:
+        except SSLError as error:
+            # It may be a ValueError, too.
+            raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+        except ValueError as error:
+            if getattr(error, "hint", None):
+                # There is no certificate to verify the server's with.
+                raise StoreError(f"{self.name}: {error.args[0]}") from None
             # Its message may repeat the URL.
             raise StoreError(f"{self.name} is not understood") from None
         except ERRORS as error:
@@ -134,10 +159,12 @@ class Database:
                 " current_setting('fsync') AS fsync,"
                 " current_setting('synchronous_commit') AS synchronous_commit,"
                 " current_setting('server_encoding') AS encoding,"
-                " pg_is_in_recovery() AS standby"
+                " pg_is_in_recovery() AS standby",
+                timeout=CONNECT_S,
             )
         except ERRORS as error:
             raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+        self.version = found["version"]
         if found["version"] < VERSION_MIN:
             old = found["version"] // 10_000
             raise StoreError(f"{self.name} is PostgreSQL {old}; 14 or newer is needed")
@@ -176,16 +203,39 @@ class Database:
                     self._idle.append(connection)
 
     @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[Connection]:
+        """A connection that keeps others out of what it locks, and commits at the end.
+
+        Raises:
+            ShardUnavailableError: the server cannot do so now.
+        """
+        begin = begin_alone(self.settings.lease_s, self.version)
+        async with self._transaction(begin) as connection:
+            yield connection
+
+    @contextlib.asynccontextmanager
     async def at_once(self) -> AsyncIterator[Connection]:
         """A connection that only reads, and sees everything as it is at one moment.
 
         Raises:
             ShardUnavailableError: the server cannot be reached now.
         """
-        async with self.connection() as connection:
-            await connection.execute(_READ_AT_ONCE)
+        async with self._transaction(_READ_AT_ONCE) as connection:
             yield connection
-            await connection.execute("COMMIT")
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
+        async with self.connection() as connection:
+            try:
+                await connection.execute(begin)
+                yield connection
+                await connection.execute("COMMIT")
+            except ShardUnavailableError as error:
+                raise ShardUnavailableError(f"{self.name}: {error}") from error
+            except ERRORS as error:
+                if is_passing(error, connection):
+                    raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+                raise
 
     async def fetch(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement.
@@ -233,7 +283,7 @@ async def _put_in_order(connection: Connection) -> None:
     if connection.is_closed() or not connection.is_in_transaction():
         return
     try:
-        await connection.execute("ROLLBACK")
+        await connection.execute("ROLLBACK", timeout=CONNECT_S)
     except ERRORS:
         connection.terminate()
 
@@ -246,28 +296,29 @@ async def migrate(
     Raises:
         StoreError: the schema is newer than this program, or it cannot be made.
     """
+    begin = begin_long(database.settings.lease_s)
     async with database.connection() as connection:
         while True:
             try:
-                await _migrate(connection, schema, steps, now_ms)
+                await _migrate(connection, begin, schema, steps, now_ms)
             except asyncpg.UniqueViolationError:
                 # Another gateway makes it at this very moment; what it has made is there now.
                 await _put_in_order(connection)
             except StoreError as error:
                 raise StoreError(f"{database.name}, schema {schema}: {error.detail}") from None
-            except asyncpg.PostgresError as error:
+            except ERRORS as error:
                 raise StoreError(f"{database.name}, schema {schema}: {sentence(error)}") from error
             else:
                 return
 
 
 async def _migrate(
-    connection: Connection, schema: str, steps: list[tuple[int, str, str]], now_ms: int
+    connection: Connection, begin: str, schema: str, steps: list[tuple[int, str, str]], now_ms: int
 ) -> None:
     # The schema's name is our own.
     await connection.execute(
         f"""
-        BEGIN ISOLATION LEVEL READ COMMITTED;
+        {begin};
         SET LOCAL client_min_messages = warning;
         CREATE SCHEMA IF NOT EXISTS {schema};
         CREATE TABLE IF NOT EXISTS {schema}.migration (

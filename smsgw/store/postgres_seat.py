@@ -68,8 +68,7 @@ class Seat:
         name = name_of(directory)
         sql = statements.catalog_statements()
         try:
-            async with database.connection() as connection:
-                await connection.execute("BEGIN")
+            async with database.alone() as connection:
                 await connection.execute(sql["catalog_lock"])
                 seats = await fetch(connection, sql["gateways_locked"])
                 number = _choose(seats, name)
@@ -88,7 +87,6 @@ class Seat:
                 ((incarnation,),) = await fetch(
                     connection, sql["gateway_enter"], number, name, lease_s
                 )
-                await connection.execute("COMMIT")
         except ShardUnavailableError as error:
             raise StoreError(str(error)) from error
         return cls(database, number, incarnation)

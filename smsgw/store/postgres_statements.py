@@ -20,6 +20,8 @@ WRITTEN_TOGETHER: Final = frozenset({"event_add", "timer_delete"})
 """Statements that a turn's one call carries out itself, since they come in numbers."""
 _LOCK_WAIT_MS: Final = 5_000
 _IDLE_MS_MAX: Final = 10_000
+_TRANSACTIONS_LIMITED: Final = 170_000
+"""The first version of PostgreSQL that limits how long a transaction takes."""
 _PLACES: Final = re.compile(r"\b(shard|catalog)\.")
 
 
@@ -94,12 +96,26 @@ def migrations(noun: str, schema: str) -> list[tuple[int, str, str]]:
     return [(number, name, _placed(script, schema)) for number, name, script in steps]
 
 
-def begin(lease_s: float) -> str:
-    """What begins a turn; one that stands still is ended by the server long before its lease is."""
+def begin(lease_s: float, version: int) -> str:
+    """What begins a turn.
+
+    One that stands still is ended by the server before its lease is. A session is not idle where a
+    statement was prepared and not yet carried out: that, only servers from 17 on end.
+    """
+    return f"{begin_alone(lease_s, version)}; SET LOCAL lock_timeout = {_LOCK_WAIT_MS}"
+
+
+def begin_alone(lease_s: float, version: int) -> str:
+    """The same for a change of the catalog, which waits for others as long as they may take."""
+    limit = f"; SET LOCAL transaction_timeout = {round(lease_s * 1000)}"
+    return begin_long(lease_s) + (limit if version >= _TRANSACTIONS_LIMITED else "")
+
+
+def begin_long(lease_s: float) -> str:
+    """The same for what may take long, but not because we stand still."""
     idle_ms = min(_IDLE_MS_MAX, round(lease_s * 500))
     return (
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-        f" SET LOCAL lock_timeout = {_LOCK_WAIT_MS};"
         f" SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
     )
 

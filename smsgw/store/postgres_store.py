@@ -7,8 +7,8 @@ no connection is held for notifications, and none has a state, so that poolers m
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NoReturn
 
 from smsgw.errors import StoreError
 from smsgw.fairness import Allotter
@@ -169,29 +169,28 @@ class PostgresStore:
         """Keep the leases, and look at what other gateways do, until cancelled.
 
         Raises:
-            SeatLostError: another process has taken this gateway's place.
+            ExceptionGroup: another process has taken this gateway's place.
         """
         poll_s = self._settings.poll_ms / 1000
-        beat_every = max(1, int(self._settings.lease_s / BEATS / poll_s))
-        count = 0
-        while True:
-            if count % beat_every == 0:
-                await self._beat()
-            count += 1
-            await asyncio.gather(
-                self._look_at_catalog(allotter),
-                *(self._look_at(store, shards[store.number]) for store in self.stores),
-            )
-            await asyncio.sleep(poll_s)
+        beat_s = self._settings.lease_s / BEATS
+        # Each by itself: a server that does not answer holds up nothing that is on another.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_again_and_again(beat_s, self._beat))
+            group.create_task(_again_and_again(poll_s, self._look_at_catalog, allotter))
+            for store in self.stores:
+                group.create_task(_again_and_again(beat_s, self._beat_in, store))
+                shard = shards[store.number]
+                group.create_task(_again_and_again(poll_s, self._look_at, store, shard))
 
     async def _beat(self) -> None:
         assert self._seat is not None
         with contextlib.suppress(ShardUnavailableError, StoreError):
             if not await self._seat.beat():
                 raise SeatLostError(f"another process is gateway {self._seat.number} now")
-        for store in self.stores:
-            with contextlib.suppress(ShardUnavailableError, StoreError):
-                await store.beat()
+
+    async def _beat_in(self, store: PostgresShard) -> None:
+        with contextlib.suppress(ShardUnavailableError, StoreError):
+            await store.beat()
 
     async def _look_at(self, store: PostgresShard, shard: Shard) -> None:
         try:
@@ -241,3 +240,11 @@ class PostgresStore:
             await self._seat.leave()
         for database in self.databases:
             await database.close()
+
+
+async def _again_and_again(
+    every_s: float, work: Callable[..., Awaitable[None]], *arguments: Any
+) -> NoReturn:
+    while True:
+        await work(*arguments)
+        await asyncio.sleep(every_s)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _WALKS: Final = frozenset({"span_end"})
 """What is asked by turns behind whose mark no other turn may add anything."""
-_SWEEPS: Final = frozenset({"keys_page", "codes_page", "entries_oldest", "parked_old"})
+_SWEEPS: Final = frozenset({"keys_old", "codes_page", "entries_oldest", "parked_old"})
 """What is asked by turns that work on what only they change."""
 _SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""

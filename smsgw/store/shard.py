@@ -34,6 +34,7 @@ UNITS_MIN: Final = 32
 UNITS_URGENT: Final = 8
 URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
+STAND_BACK_TIMES: Final = 250
 LATELY_S: Final = 0.05
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
@@ -100,9 +101,9 @@ class Inbox:
         return len(self._urgent) + len(self._outcomes) + self._count
 
     @property
-    def requests(self) -> int:
-        """How many requests there are."""
-        return self._count
+    def of_clients(self) -> int:
+        """How many requests there are that may bring a message: those that are not our own."""
+        return self._count - len(self._requests.get(b"", ()))
 
     @property
     def urgent(self) -> int:
@@ -158,6 +159,18 @@ class Inbox:
     def give_back(self, items: Sequence[Item]) -> None:
         """Put outcomes that could not be stored back where they were."""
         self._outcomes.extendleft(reversed(items))
+
+    def clear(self) -> list[Item]:
+        """Take out and return everything but outcomes."""
+        items: list[Item] = list(self._urgent)
+        for queue in self._requests.values():
+            items += queue
+        self._room.urgent -= len(self._urgent)
+        self._room.count -= self._count
+        self._urgent.clear()
+        self._requests.clear()
+        self._count = 0
+        return items
 
     def take(self, units_max: int, *, claims: bool = False) -> list[Item]:
         """The next turn's items: at least one, if there is one, and about ``units_max`` units.
@@ -234,6 +247,7 @@ class Shard:
         self._room = room
         self._ripe = False
         self._turn_at_s = 0.0
+        self._stood_back = 0
         self._resting = False
         self._ripens: asyncio.TimerHandle | None = None
         allotter.report(self.number, dict(store.waiting), {})
@@ -331,8 +345,7 @@ class Shard:
             if not self._inbox.urgent and (early_s := self._turn_at_s - loop.time()) > 0:
                 await self._keep_apart(early_s)
                 continue
-            if self._room.urgent and self._room.busy and not self._inbox.urgent:
-                # One turn at a time beside those of one-time codes: all share one event loop.
+            if self._stands_back():
                 await self._keep_apart(STAND_BACK_S)
                 continue
             units_max = self._units_max()
@@ -352,6 +365,19 @@ class Shard:
             finally:
                 self._room.busy -= 1
                 self._room.urgent -= urgent
+
+    def _stands_back(self) -> bool:
+        """Whether another shard goes first.
+
+        One turn at a time beside those of one-time codes: all share one event loop. But where a
+        code's turn does not end, since its server does not answer, the others do not wait for it.
+        """
+        if not self._room.urgent or not self._room.busy or self._inbox.urgent:
+            self._stood_back = 0
+        elif self._stood_back < STAND_BACK_TIMES:
+            self._stood_back += 1
+            return True
+        return False
 
     async def _keep_apart(self, early_s: float) -> None:
         """Wait until the next turn may begin; only a one-time code comes before that."""
@@ -385,10 +411,10 @@ class Shard:
         # answered: so nothing is claimed while much of that waits.
         if self.trouble or self._inbox.outcomes > units_max:
             return None
-        fresh = min(self._inbox.requests, units_max)
+        fresh = min(self._inbox.of_clients, units_max)
         now_s = self._clock.monotonic_s()
         grants = self._allotter.grants(self.number, fresh, now_s, units_max)
-        return Claim(grants, dict(self.store.waiting)) if grants else None
+        return Claim(grants, dict(self.store.waiting), self._allotter.begun) if grants else None
 
     async def _one_turn(self, claim: Claim | None, units_max: int) -> None:
         items = self._inbox.take(units_max, claims=claim is not None)
@@ -432,9 +458,24 @@ class Shard:
             if item.priority != OUTCOME and item not in self._told:
                 self._told.add(item)
                 item.failed(StorageUnavailable(retry_after_s=5, outcome="unknown"))
+        # Who waits for the next turn would wait as long as the doubt lasts.
+        self._inbox.give_back(self._refuse(self._inbox.clear()))
+        self._ripe = True
         if self._stopping:
             self._tries_left -= 1
         return self._tries_left >= 0
+
+    def _refuse(self, items: Sequence[Item]) -> list[Item]:
+        """Tell everyone who was not told yet that nothing was written.
+
+        Returns:
+            What stays, to be stored later.
+        """
+        for item in items:
+            if item.priority != OUTCOME and item not in self._told:
+                outcome = "unknown" if item.kept else "none"
+                item.failed(StorageUnavailable(retry_after_s=1, outcome=outcome))
+        return [item for item in items if _stays(item)]
 
     def _give_up(self, items: Sequence[Item], outcome: str) -> None:
         """Tell everyone in a turn what became of it, and everyone behind it that nothing did."""
@@ -495,11 +536,7 @@ class Shard:
                 "shard.trouble", "the shard cannot write", shard=self.number, cause=str(error)
             )
         self.trouble = str(error)
-        kept = [item for item in items if _stays(item)]
-        for item in items:
-            if item.priority != OUTCOME and item not in self._told:
-                outcome = "unknown" if item.kept else "none"
-                item.failed(StorageUnavailable(retry_after_s=1, outcome=outcome))
+        kept = self._refuse(items)
         self._metrics.shard_up(self.number, up=False)
         if self._stopping:
             self._tries_left -= 1
