@@ -174,7 +174,7 @@ class Close(Request):
             outcome: what the operator answered; None for nothing so far.
             key: its Idempotency-Key, if it has one.
             rules: the settings that count.
-            handset: whether only the handset's receipt confirms.
+            handset: whether only the handset confirms, by its receipt or the operator's answer.
             codes: whether the code is ours, and can be verified.
         """
         super().__init__(client_id)
@@ -236,7 +236,7 @@ class Close(Request):
             message.last_error = outcome.detail or outcome.verdict
             reason = Reason.REJECTED_BY_OPERATOR if refused else Reason.RETRIES_EXHAUSTED
             lifecycle.finish(turn, message, Status.FAILED_PERM, reason)
-        elif turn.now_ms >= message.expires_at_ms or self.handset:
+        elif turn.now_ms >= message.expires_at_ms or (self.handset and not outcome.handset):
             message.provider_message_id = outcome.provider_message_id or None
             message.submitted_at_ms = turn.now_ms
             message.last_error = "confirmed too late"

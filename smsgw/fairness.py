@@ -21,6 +21,7 @@ from typing import Final
 from smsgw import lifecycle
 from smsgw.links import Link
 from smsgw.models import QUANTUM, Account, Lane, Message, Status
+from smsgw.parts import begun_by
 from smsgw.turn import OUTCOME, Item, QueueKey, QueuePlace, Request, Turn, Wants
 
 RANK_MAX: Final = (1 << 63) - 1
@@ -67,17 +68,26 @@ class Grant:
         return key[0] in self.routes if self.routes else key == (self.route, self.lane)
 
 
+Begun = Callable[[int, int, str], int]
+"""The route for a message that an operator has accepted parts of: given its recipient's digits, the
+route that it is on, and the operator's name.
+"""
+
+
 class Claim(Item):
     """The last item of a turn: takes the lowest-ranked messages that its grants allow."""
 
-    __slots__ = ("grants", "heads", "waiting")
+    __slots__ = ("begun", "grants", "heads", "waiting")
 
     priority = OUTCOME
 
-    def __init__(self, grants: list[Grant], waiting: dict[QueueKey, int]) -> None:
+    def __init__(
+        self, grants: list[Grant], waiting: dict[QueueKey, int], begun: Begun | None = None
+    ) -> None:
         super().__init__()
         self.grants = grants
         self.waiting = waiting
+        self.begun = begun
         self.heads: dict[QueueKey, int | None] = {}
 
     def needs(self, wants: Wants) -> None:
@@ -107,7 +117,8 @@ class Claim(Item):
         """Claim from one queue; returns the lowest rank that stays, where known."""
         places = self._places(turn, key)
         shelved = 0
-        for index, (rank, number, client, parts) in enumerate(places):
+        left: int | None = None
+        for rank, number, client, parts in places:
             account = turn.accounts[client]
             message = turn.messages[number]
             if account.paused:
@@ -118,9 +129,16 @@ class Claim(Item):
             if message.expires_at_ms <= turn.now_ms:
                 lifecycle.expire(turn, message)
                 continue
+            if parts > 1 and number not in turn.new_messages:
+                if number not in turn.parts:
+                    # It came back in this turn, which has not looked what was accepted of it.
+                    left = rank if left is None else left
+                    continue
+                if self._moves(turn, message):
+                    continue
             grant = next((g for g in grants if g.used < g.parts and rank <= g.rank_max), None)
             if grant is None:
-                return places[index][0]
+                return rank if left is None else left
             turn.dequeue(message)
             flow = turn.flow(client, *key)
             flow.served_rank = max(flow.served_rank, rank + parts * QUANTUM // account.weight)
@@ -128,7 +146,18 @@ class Claim(Item):
             grant.used += parts
         stored = turn.heads.get(key)
         more = stored and self.waiting.get(key, 0) > len(stored)
-        return stored[-1][0] if stored and more else None
+        return stored[-1][0] if stored and more and left is None else left
+
+    def _moves(self, turn: Turn, message: Message) -> bool:
+        """Move what was accepted in part to where only those are who can go on with it."""
+        operator = begun_by(turn, message)
+        if operator is None or self.begun is None:
+            return False
+        route = self.begun(message.recipient, message.route, operator)
+        if route == message.route:
+            return False
+        rejoin(turn, message, route)
+        return True
 
     @staticmethod
     def _places(turn: Turn, key: QueueKey) -> list[QueuePlace]:
@@ -202,6 +231,7 @@ class Allotter:
         self.virtual: dict[QueueKey, int] = {}
         self.paused = False
         self.stopped = False
+        self.begun: Begun | None = None
         self.changed: Callable[[], None] = lambda: None
         """Called when a turn has ended that held places: others may find some now."""
         self._regular_share = regular_share
@@ -379,9 +409,10 @@ class Allotter:
     def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
         """How many parts of what it has stored a shard may claim, and up to which rank.
 
-        Where places are scarce, each shard takes a share of them at a time, the last are for those
-        with the lowest heads, and none runs far ahead: so ranks compare across shards, whoever
-        happens to look first.
+        Where places are scarce, none runs far ahead, each shard takes its share of the windows at
+        most at a time, and the last places are for those with the lowest heads: so ranks compare
+        across shards, whoever happens to look first. A share of the places that are free now would
+        leave most of them empty until all shards had their turns.
         """
         others = [
             view.heads.get(key, 0)
@@ -391,10 +422,13 @@ class Allotter:
         if not stored or not others or places >= self._waits[key]:
             return min(stored, places), RANK_MAX
         own = self._shards[shard].heads.get(key, 0)
+        shards = 1 + len(others)
+        rank_max = min(others) + max(AHEAD_MIN, ceil(places / shards)) * QUANTUM
+        if own > rank_max:
+            return 0, rank_max
+        windows = sum(self.links[name].window for name in self.routes[key[0]])
         lower = sum(head < own for head in others)
-        share = max(0, min(ceil(places / (1 + len(others))), places - lower))
-        rank_max = min(others) + max(AHEAD_MIN, share) * QUANTUM
-        return min(stored, share) if own <= rank_max else 0, rank_max
+        return max(0, min(stored, ceil(windows / shards), places - lower)), rank_max
 
     def _reserve(
         self, route: int, lane: Lane, parts: int, rank_max: int, free: dict[str, int]

@@ -30,7 +30,7 @@ from smsgw.providers.base import NO_SHARD, Accepted, Provider, Submission
 from smsgw.providers.mock import MockProvider, Sandbox
 from smsgw.providers.smpp.provider import SmppProvider
 from smsgw.recovery import reroute
-from smsgw.routing import Operator, Routing
+from smsgw.routing import Operator, Routing, operators_of
 from smsgw.store.catalog import DISABLED, PAUSE_ALL
 from smsgw.store.shards import Shards
 from smsgw.worker import Worker
@@ -106,8 +106,13 @@ def doubts(operators: Operators, unrouted: str) -> list[str]:
     return found
 
 
-def _routing_of(operators: Operators) -> Routing:
-    return Routing([Operator(name, tuple(one.prefixes)) for name, one in operators.items()])
+def _routing_of(operators: Operators, used: Collection[str]) -> Routing:
+    return Routing(
+        [
+            Operator(name, tuple(one.prefixes), one.splits, name in used)
+            for name, one in operators.items()
+        ]
+    )
 
 
 class Fleet:
@@ -152,7 +157,7 @@ class Fleet:
         self.providers: dict[str, Provider] = build(self._made, sandbox)
         for name, link in allotter.links.items():
             link.off = name not in self._made
-        routing.follow(_routing_of(self._made))
+        routing.follow(_routing_of(settings, self._made))
         self._coming: dict[str, Provider | None] = {}
         """What is to take an operator's place; None where nothing is."""
         self._exchanges: dict[str, asyncio.Task[None]] = {}
@@ -403,7 +408,7 @@ class Fleet:
     async def _route(self) -> None:
         """Route by the operators of today, and bring what waits in line with that."""
         async with self._changing:
-            plan = _routing_of(self._wanted())
+            plan = _routing_of(self.settings, self._wanted())
             if plan.text() == self._routing.text():
                 return
             await self._number(plan)
@@ -413,7 +418,9 @@ class Fleet:
     async def _number(self, plan: Routing) -> None:
         numbers = await self._shards.catalog.routes(sorted(plan.sets()))
         plan.number(numbers)
-        self._allotter.routes = {number: names for number, names in numbers.items() if names}
+        self._allotter.routes = {
+            number: operators_of(names) for number, names in numbers.items() if names
+        }
 
     async def reroute(self) -> None:
         """Bring every queue in line with the operators of today."""

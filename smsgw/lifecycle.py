@@ -103,11 +103,14 @@ def queue_again(turn: Turn, message: Message, rank: int) -> None:
     turn.enqueue(message)
 
 
-NextRoute = Callable[[Message], tuple[int, bool]]
-"""The route for a message that its operator has failed to take, and whether another is ready."""
+NextRoute = Callable[[Message, str | None], tuple[int, bool]]
+"""The route for a message that its operator has failed to take, and whether another is ready.
+
+Told which operator has accepted parts of it, if one has.
+"""
 
 
-def same_route(message: Message) -> tuple[int, bool]:
+def same_route(message: Message, _begun_by: str | None) -> tuple[int, bool]:
     """There is no other operator."""
     return message.route, False
 
@@ -169,18 +172,16 @@ def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> N
         parts.first_id(turn, message) or outcome.provider_message_id or None
     )
     message.last_error = None
-    if message.provider in rules.without_receipts:
-        message.status = int(Status.SENT)
-        _capture(turn, message)
-        finish(turn, message, Status.UNKNOWN, Reason.NO_RECEIPTS)
-        return
     message.status = int(Status.SENT)
     if message.submit_by_ms is not None and turn.now_ms > message.submit_by_ms:
         message.express_missed = 1
-    if rules.capture_on_sent:
-        _capture(turn, message)
-    if outcome.parts is not None and parts.delivered(turn, message):
+    if outcome.handset or (outcome.parts is not None and parts.delivered(turn, message)):
         finish(turn, message, Status.DELIVERED, None)
+    elif message.provider in rules.without_receipts:
+        _capture(turn, message)
+        finish(turn, message, Status.UNKNOWN, Reason.NO_RECEIPTS)
+    elif rules.capture_on_sent:
+        _capture(turn, message)
 
 
 def _failed(
@@ -198,7 +199,7 @@ def _failed(
         finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
         return
     turn.event(message, "failed_temporarily", outcome.detail)
-    message.route, other_is_ready = next_route(message)
+    message.route, other_is_ready = next_route(message, parts.begun_by(turn, message))
     if other_is_ready:
         _retry_at(turn, message, turn.now_ms)
         return

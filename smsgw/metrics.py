@@ -141,7 +141,11 @@ class Metrics:
         self._provider_up = _Gauges(gauge("provider_up", "1 if usable.", "provider"))
         self._receipts = counter("receipts", "Receipts, by what they did.", "result")
         self._receipts_parked = gauge("receipts_parked", "Receipts for no known message yet.")
+        self._inbound = counter("inbound", "Messages that handsets sent.", "provider")
         self._otp = counter("otp", "OTP requests, by their end.", "result")
+        self._otp_cancels = counter(
+            "otp_cancels", "OTPs that an operator was asked to take back.", "provider"
+        )
         self._otp_late = counter(
             "otp_late_after_503", "OTPs taken after we had answered 503.", "provider"
         )
@@ -205,9 +209,17 @@ class Metrics:
         """Tell how many receipts wait for their message now."""
         self._receipts_parked.set(receipts)
 
+    def inbound(self, provider: str) -> None:
+        """Count a message that a handset sent."""
+        self._inbound[provider,] += 1
+
     def otp(self, result: str) -> None:
         """Count an OTP request by its end."""
         self._otp[result,] += 1
+
+    def otp_cancelled(self, provider: str) -> None:
+        """Count an OTP, or a part of one, that an operator was asked to take back."""
+        self._otp_cancels[provider,] += 1
 
     def otp_late_after_503(self, provider: str) -> None:
         """Count an OTP that an operator took after its 503 was decided."""

@@ -63,6 +63,11 @@ class ProviderSettings(Section):
     receipts: bool = True
     receipt_token: Annotated[Secret, AfterValidator(fit_for_a_header)] = SecretStr("")
 
+    @property
+    def splits(self) -> str:
+        """How it cuts long messages, if part by part: where two are alike, one can go on."""
+        return ""
+
     def connection(self) -> dict[str, object]:
         """What its connections were made by: another one needs others."""
         names = type(self).model_fields.keys() - self.AT_ONCE
@@ -334,6 +339,13 @@ class SmppProviderSettings(ProviderSettings):
     status_classes: Mapping[
         Annotated[str, Field(pattern="^0x0*[1-9a-fA-F][0-9a-fA-F]{0,7}$")], StatusClasses
     ] = Field(default_factory=dict)
+
+    @property
+    def splits(self) -> str:
+        """The parts, and the header that tells a handset that they belong together."""
+        if self.long_messages == "payload":
+            return ""
+        return f"{self.long_messages} {self.charset}"
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_server_name")
     @classmethod

@@ -9,6 +9,7 @@ work goes on in a task of its own, so a caller that hangs up changes nothing.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -21,19 +22,22 @@ from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
 from smsgw.links import Link
 from smsgw.metrics import Metrics
-from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Rules, Status, Verdict
+from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Reason, Rules, Status, Verdict
 from smsgw.providers.base import Submission
 from smsgw.settings import OtpSettings
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.text import mask_digits
-from smsgw.worker import Worker
+from smsgw.turn import Turn
+from smsgw.worker import Settle, Worker
 
 PLACEHOLDER: Final = "{code}"
 OUR_TEXT: Final = "Your verification code is {code}"
 PLACE_LOOK_S: Final = 0.1
 """Tokens come with time, not with an event."""
 _NUMBERS_MAX: Final = 100_000
+_ENDED_THERE: Final = frozenset({Reason.UNDELIVERED, Reason.EXPIRED_BY_OPERATOR})
+"""By the operator's own word: nothing is left there that could be taken back."""
 
 
 class NumberLimits:
@@ -85,6 +89,29 @@ class NumberLimits:
             sent.remove(at_ms)
 
 
+class Late(Settle):
+    """An answer that comes after a code was decided: an event, and the answer where it is dead."""
+
+    __slots__ = ("refused",)
+
+    def __init__(
+        self, submission: Submission, outcome: Outcome, rules: Rules, refused: Callable[[], None]
+    ) -> None:
+        super().__init__(submission.number, submission.attempt, outcome, rules)
+        self.refused = refused
+
+    def decide(self, turn: Turn) -> None:
+        """Note it; the answer is why the code has ended."""
+        super().decide(turn)
+        message = turn.messages.get(self.number)
+        self.answer = message.reason if message is not None else None
+
+    def done(self) -> None:
+        """Say that the caller was told that it had failed, if so."""
+        if self.answer == Reason.UNCERTAIN:
+            self.refused()
+
+
 class OtpDesk:
     """Where one-time codes are opened, sent and closed."""
 
@@ -114,6 +141,7 @@ class OtpDesk:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._landed = asyncio.Event()
         worker.on_landed = self._landed.set
+        worker.on_late_code = self._late
         self._limits = NumberLimits(
             settings.number_interval_s, settings.number_window_s, settings.number_window_max
         )
@@ -270,24 +298,16 @@ class OtpDesk:
         def decide(outcome: Outcome | None) -> None:
             nonlocal close
             request = Close(
-                client_id,
-                message.number,
-                outcome,
-                key,
-                self._rules,
-                handset=handset,
-                codes=ours,
+                client_id, message.number, outcome, key, self._rules, handset=handset, codes=ours
             )
             shard.put(request)
             close = request
 
         def take(outcome: Outcome) -> None:
             if close is not None:
-                if outcome.verdict is Verdict.ACCEPTED:
-                    self._metrics.otp_late_after_503(link.name)
-                self._worker.settle(submission, outcome)
+                self._late(link.name, submission, outcome)
                 return
-            if not handset:
+            if not handset or outcome.handset:
                 # At once, so that no receipt can overtake the answer it belongs to.
                 with contextlib.suppress(StorageUnavailable):
                     decide(outcome)
@@ -304,7 +324,7 @@ class OtpDesk:
         try:
             async with asyncio.timeout(left_s):
                 outcome = await asyncio.shield(answered)
-                if handset and outcome.verdict is Verdict.ACCEPTED:
+                if close is None and outcome.verdict is Verdict.ACCEPTED:
                     await shard.ask(AcceptedByOperator(message.number, outcome))
                     await watcher
         except (TimeoutError, StorageUnavailable):
@@ -316,7 +336,32 @@ class OtpDesk:
             decide(answered.result() if answered.done() else None)
         assert close is not None
         decided: Decided = await close.future
+        if (
+            decided.answer == ANSWER_OTP_FAILED
+            and decided.message.reason not in _ENDED_THERE
+            and answered.done()
+        ):
+            self._take_back(link.name, submission, answered.result())
         return decided
+
+    def _late(self, provider: str, submission: Submission, outcome: Outcome) -> None:
+        """Note an answer that came too late to be the caller's, and have a dead code taken back."""
+
+        def refused() -> None:
+            if outcome.verdict is Verdict.ACCEPTED:
+                self._metrics.otp_late_after_503(provider)
+            self._take_back(provider, submission, outcome)
+
+        self._shards.shards[submission.shard].put(Late(submission, outcome, self._rules, refused))
+
+    def _take_back(self, provider: str, submission: Submission, outcome: Outcome) -> None:
+        """Ask an operator for what it has of a code that is dead; its answer changes nothing."""
+        operator = self._worker.providers[provider]
+        for answer in (outcome.parts or {0: outcome}).values():
+            identifier = answer.provider_message_id
+            accepted = answer.verdict is Verdict.ACCEPTED
+            if accepted and identifier and operator.cancel(submission, identifier):
+                self._metrics.otp_cancelled(provider)
 
     def _undeliverable(self, message: Message) -> OtpUndeliverable:
         self._metrics.otp("refused")

@@ -26,6 +26,12 @@ def first_id(turn: Turn, message: Message) -> str | None:
     return rows[min(rows)].provider_message_id if rows else None
 
 
+def begun_by(turn: Turn, message: Message) -> str | None:
+    """Which operator has accepted parts of it, of several that of the first; None for nobody."""
+    rows = turn.parts.get(message.number)
+    return rows[min(rows)].provider if rows else None
+
+
 def accepted(turn: Turn, message: Message) -> bool:
     """Whether all parts were accepted."""
     return len(turn.parts.get(message.number, ())) == message.parts

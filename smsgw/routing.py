@@ -1,30 +1,41 @@
 """Which operators may carry a message: by prefix of the recipient's number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 NO_ROUTE: Final[tuple[str, ...]] = ()
+BEGUN: Final = ""
+"""Stands first in a set of operators that is for messages of which some parts were accepted."""
 
 
 @dataclass(slots=True, frozen=True)
 class Operator:
-    """What routing knows of an operator; no prefixes means every number."""
+    """What routing knows of an operator.
+
+    No prefixes means every number. Operators whose ``splits`` are the same cut a long message into
+    the same parts, so that one can go on where another has stopped; with none, nobody can.
+    """
 
     name: str
     prefixes: tuple[str, ...] = ()
+    splits: str = ""
+    enabled: bool = True
 
 
 @dataclass(slots=True, frozen=True)
 class _Plan:
     """The operators by prefix.
 
-    ``rests`` is where a message goes that one of several operators has failed to take; ``numbers``
-    are those under which the catalog knows each set of operators.
+    ``rests`` is where a message goes that one of several operators has failed to take, ``begun``
+    where one goes that can no longer go to all; ``numbers`` are those under which the catalog knows
+    each set of operators.
     """
 
     sets: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, str]
     rests: frozenset[tuple[str, ...]]
+    begun: frozenset[tuple[str, ...]]
     lengths: Sequence[int]
     numbers: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
@@ -39,22 +50,53 @@ class _Plan:
                 return names
         return NO_ROUTE
 
+    def able(self, recipient: int, begun_by: str) -> tuple[str, ...]:
+        """The set of those that can go on with what an operator has accepted some parts of."""
+        names = self.eligible(recipient)
+        able = _able(names, self.splits, begun_by)
+        return able if able in (names, NO_ROUTE) else (BEGUN, *able)
+
+
+def _able(names: tuple[str, ...], splits: Mapping[str, str], begun_by: str) -> tuple[str, ...]:
+    same = splits.get(begun_by)
+    return tuple(name for name in names if name == begun_by or (same and splits[name] == same))
+
+
+def operators_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The operators of a set."""
+    return _without(names, BEGUN)
+
 
 def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return tuple(other for other in names if other != name)
+
+
+def _narrower(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """What is left of a set without one of its operators, if anything is."""
+    operators = [name for name in names if name != BEGUN]
+    if len(operators) > 1:
+        yield from (_without(names, name) for name in operators)
 
 
 def _plan_of(operators: Sequence[Operator]) -> _Plan:
     sets: dict[str, tuple[str, ...]] = {}
     for operator in operators:
         for prefix in operator.prefixes or ("",):
-            digits = prefix.removeprefix("+")
-            names = {*sets.get(digits, ()), operator.name}
-            sets[digits] = tuple(sorted(names))
-    several = [names for names in sets.values() if len(names) > 1]
-    rests = {_without(names, name) for names in several for name in names}
+            if operator.enabled:
+                digits = prefix.removeprefix("+")
+                names = {*sets.get(digits, ()), operator.name}
+                sets[digits] = tuple(sorted(names))
+    splits = {operator.name: operator.splits for operator in operators}
+    begun = {
+        (BEGUN, *able)
+        for names in sets.values()
+        for one in splits
+        if (able := _able(names, splits, one)) not in (names, NO_ROUTE)
+    }
+    begun |= {rest for names in begun for rest in _narrower(names)}
+    rests = {rest for names in sets.values() for rest in _narrower(names)}
     lengths = sorted({len(prefix) for prefix in sets}, reverse=True)
-    return _Plan(sets, frozenset(rests - set(sets.values())), lengths)
+    return _Plan(sets, splits, frozenset(rests - set(sets.values())), frozenset(begun), lengths)
 
 
 class Routing:
@@ -73,31 +115,54 @@ class Routing:
 
     def sets(self) -> set[tuple[str, ...]]:
         """Every set of operators that a message may be routed to, the empty one included."""
-        return {NO_ROUTE, *self._plan.sets.values(), *self._plan.rests}
+        plan = self._plan
+        return {NO_ROUTE, *plan.sets.values(), *plan.rests, *plan.begun}
 
     def text(self) -> str:
         """Which prefix goes where, in one line: to see whether it has changed."""
-        sets = self._plan.sets
-        return ";".join(f"{prefix}>{','.join(sets[prefix])}" for prefix in sorted(sets))
+        plan = self._plan
+        found = [f"{prefix}>{','.join(plan.sets[prefix])}" for prefix in sorted(plan.sets)]
+        return ";".join([*found, *(",".join(names) for names in sorted(plan.begun))])
 
     def number(self, numbers: Mapping[int, tuple[str, ...]]) -> None:
         """Learn the numbers under which the catalog knows the sets."""
         by_set = {names: number for number, names in numbers.items()}
         self._plan = replace(self._plan, numbers=by_set)
 
-    def next_after(self, recipient: int, failed: str) -> tuple[int, tuple[str, ...]]:
-        """The route, and its operators, for a message that one operator has failed to take."""
+    def next_after(
+        self, recipient: int, failed: str, begun_by: str | None = None
+    ) -> tuple[int, tuple[str, ...]]:
+        """The route, and its operators, for a message that one operator has failed to take.
+
+        Args:
+            recipient: its number, given as its digits.
+            failed: the operator.
+            begun_by: which operator has accepted some parts of it, if one has.
+        """
         plan = self._plan
-        names = plan.eligible(recipient)
-        others = _without(names, failed) or names
-        return plan.numbers[others], others
+        names = plan.able(recipient, begun_by) if begun_by else plan.eligible(recipient)
+        others = _without(names, failed)
+        if not operators_of(others):
+            others = names
+        return plan.numbers[others], operators_of(others)
+
+    def begun(self, recipient: int, route: int, begun_by: str) -> int:
+        """The route for a message that an operator has accepted some parts of.
+
+        It is its own one, if whoever is there can go on with it.
+        """
+        plan = self._plan
+        able = plan.able(recipient, begun_by)
+        fit = (able, *_narrower(able))
+        return route if route in (plan.numbers[names] for names in fit) else plan.numbers[able]
 
     def again(self, recipient: int, route: int) -> int:
-        """The route for a message that comes back: its own, if that leaves out one operator."""
+        """The route for a message that comes back: its own, if that leaves out some operators."""
         plan = self._plan
         names = plan.eligible(recipient)
-        rests = (_without(names, name) for name in names if len(names) > 1)
-        if any(plan.numbers[rest] == route for rest in rests):
+        able = {(BEGUN, *_able(names, plan.splits, one)) for one in names} & plan.begun
+        narrower = {rest for one in (names, *able) for rest in _narrower(one)} | able
+        if any(plan.numbers[rest] == route for rest in narrower):
             return route
         return plan.numbers[names]
 

@@ -51,9 +51,9 @@ class Settle(Item):
         self.rules = rules
 
     def needs(self, wants: Wants) -> None:
-        """The message, and with it its account; its parts, where each has an answer."""
+        """The message, and with it its account; its parts, where it matters which were accepted."""
         wants.messages.add(self.number)
-        if self.outcome.parts is not None:
+        if self.outcome.parts is not None or self.outcome.verdict is not Verdict.ACCEPTED:
             wants.parts.add(self.number)
 
     def decide(self, turn: Turn) -> None:
@@ -121,6 +121,8 @@ class Worker:
         self.response_timeout_s: dict[str, float] = {}
         self.rules = rules
         self.on_landed: Callable[[], None] = lambda: None
+        self.on_late_code: Callable[[str, Submission, Outcome], None] = lambda *_: None
+        """Called with an answer to a code that had one: that nothing was known."""
         self._clock = clock
         self._allotter = allotter
         self._shards = shards
@@ -133,6 +135,7 @@ class Worker:
         self._wake_timer: asyncio.TimerHandle | None = None
         self._landed = asyncio.Event()
         allotter.changed = self.wake_soon
+        allotter.begun = routing.begun
 
     def hand_over(
         self,
@@ -219,29 +222,31 @@ class Worker:
             link.resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)
         if flight is not None and flight.answered is not None:
             flight.answered(outcome)
+        elif submission.otp:
+            self.on_late_code(provider, submission, outcome)
         elif submission.shard != NO_SHARD:
-            self.settle(submission, outcome)
+            self._settle(submission, outcome)
         for part, answer in (outcome.parts or {0: outcome}).items():
             if answer.provider_message_id:
                 self._receipts.publish(
                     provider, answer.provider_message_id, submission.shard, submission.number, part
                 )
 
-    def settle(self, submission: Submission, outcome: Outcome) -> None:
+    def _settle(self, submission: Submission, outcome: Outcome) -> None:
         """Have an outcome written down."""
         number, attempt = submission.number, submission.attempt
         self._shards.shards[submission.shard].put(
             Settle(number, attempt, outcome, self.rules, self._next_route)
         )
 
-    def _next_route(self, message: Message) -> tuple[int, bool]:
+    def _next_route(self, message: Message, begun_by: str | None) -> tuple[int, bool]:
         """See ``lifecycle.NextRoute``."""
         if message.provider is None:
             return message.route, False
-        route, names = self._routing.next_after(message.recipient, message.provider)
-        if names != (message.provider,) and any(self._allotter.links[n].counts for n in names):
+        route, names = self._routing.next_after(message.recipient, message.provider, begun_by)
+        if message.provider not in names and any(self._allotter.links[n].counts for n in names):
             return route, True
-        return self._routing.route(message.recipient), False
+        return route if begun_by else self._routing.route(message.recipient), False
 
     def changed(self, provider: str) -> None:
         """See ``Sink.changed``."""
@@ -269,6 +274,10 @@ class Worker:
     ) -> None:
         """See ``Sink.received``."""
         self._receipts.receive(provider, provider_message_id, word, reason, others, about, stored)
+
+    def wrote(self, provider: str) -> None:
+        """See ``Sink.wrote``."""
+        self._metrics.inbound(provider)
 
     def wake_soon(self) -> None:
         """Look, at the end of this round of the event loop, which shards can claim."""

@@ -92,6 +92,7 @@ class Rows:
         for key, limit in wants.heads.items():
             turn.heads[key] = list(islice(self._lowest(key), limit))
             wants.messages.update(place[1] for place in turn.heads[key])
+            turn.parts |= {number: {} for _, number, _, parts in turn.heads[key] if parts > 1}
         for statement, parameters in wants.asks:
             turn.asked[statement, parameters] = rows = self._ask(statement, *parameters)
             wants.messages.update(row[0] for row in rows)

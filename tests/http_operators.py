@@ -159,6 +159,9 @@ class Desk:
         self.reports.append((provider_message_id, word, reason))
         self._news.set()
 
+    def wrote(self, provider: str) -> None:
+        raise AssertionError("no handset writes by HTTP")
+
     def changed(self, provider: str) -> None:
         self.changes += 1
 

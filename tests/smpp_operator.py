@@ -56,6 +56,7 @@ class Operator:
         self.outcomes: list[tuple[Submission, Outcome]] = []
         self.receipts: list[Received] = []
         self.troubles: list[str | None] = []
+        self.wrote_count = 0
         self._changed = asyncio.Event()
 
     # The sink.
@@ -83,6 +84,11 @@ class Operator:
         )
         if self.stores:
             stored(True)
+        self._changed.set()
+
+    def wrote(self, provider: str) -> None:
+        assert provider == "op"
+        self.wrote_count += 1
         self._changed.set()
 
     def changed(self, provider: str) -> None:

@@ -15,6 +15,7 @@ from smsgw.gateway import Gateway
 from smsgw.models import Lane, Message, Outcome, Reason, Status, Verdict
 from smsgw.providers.base import Submission, fold
 from smsgw.settings import Settings, load, with_dev
+from smsgw.sweeper import FireTimers
 from tests.conftest import OpenGateway
 from tests.support import (
     DELIVERED,
@@ -26,11 +27,14 @@ from tests.support import (
     flushed,
     message_of,
     send,
+    still,
+    sweep,
 )
 
 MOCK: dict[str, Any] = {"kind": "mock"}
 # One that is built without a word, and that has a breaker.
 HTTP: dict[str, Any] = {"kind": "http", "url": "http://127.0.0.1:9/"}
+SMPP: dict[str, Any] = {"kind": "smpp", "host": "127.0.0.1", "port": 9, "system_id": "esme"}
 IRAN, TEHRAN = "+989350000000", "+982100000000"
 
 
@@ -139,32 +143,205 @@ async def test_with_nobody_else_ready_a_failure_waits_for_its_time(gateway_of: O
     assert (a.count, b.count) == (1, 0)
 
 
+def answered(operator: Operator, submission: Submission, **verdicts: Verdict) -> None:
+    """Answer each part of a submit; ``p2=Verdict.FAILED`` is about the second."""
+    outcomes = {
+        int(name[1:]): Outcome(verdict, f"{operator.name}-{name[1:]}")
+        if verdict is Verdict.ACCEPTED
+        else Outcome(verdict, detail="busy")
+        for name, verdict in verdicts.items()
+    }
+    assert operator._sink is not None
+    operator._sink.settled(operator.name, submission, fold(outcomes))
+
+
+async def half_sent(
+    gateway: Gateway, client: bytes, operator: Operator, rest: Verdict = Verdict.FAILED
+) -> Message:
+    """A message of three parts, two of which an operator has accepted."""
+    message = await submitted(gateway, client, text="x" * 400)
+    first = await operator.next()
+    assert (first.parts, first.accepted_parts) == (3, frozenset())
+    answered(operator, first, p1=Verdict.ACCEPTED, p2=rest, p3=Verdict.ACCEPTED)
+    return message
+
+
+async def completed(
+    gateway: Gateway, message: Message, operator: Operator, *, begun_by: Operator, attempts: int
+) -> None:
+    """The part that is missing goes to an operator, and the message to its end."""
+    second = await operator.next()
+    assert second.accepted_parts == {1, 3}
+    answered(operator, second, p2=Verdict.ACCEPTED)
+    for one, identifier in ((begun_by, 1), (operator, 2), (begun_by, 3)):
+        one.receipt(f"{one.name}-{identifier}")
+    done = await final_of(gateway, message)
+    assert (done.status, done.charged_cents, done.held_cents) == (Status.DELIVERED, 15, 0)
+    assert (done.attempts, done.provider_message_id) == (attempts, f"{begun_by.name}-1")
+    await assert_clean(gateway)
+
+
+async def come_back(gateway: Gateway, clock: ManualClock) -> None:
+    """Let the time of every retry come."""
+    await flushed(gateway)
+    clock.advance(3600)
+    await sweep(gateway)
+    await flushed(gateway)
+
+
 async def test_a_retry_gives_another_operator_only_the_parts_that_nobody_has(
     gateway_of: OpenGateway,
 ) -> None:
-    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": {**MOCK, "priority": 1}})
+    gateway, (a, b) = await serve(gateway_of, {"a": SMPP, "b": {**SMPP, "priority": 1}})
     client = await add_client(gateway)
-    message = await submitted(gateway, client, text="x" * 400)
-    first = await a.next()
-    assert (first.parts, first.accepted_parts) == (3, frozenset())
-    answers = {
-        1: Outcome(Verdict.ACCEPTED, "a-1"),
-        2: Outcome(Verdict.FAILED, detail="busy"),
-        3: Outcome(Verdict.ACCEPTED, "a-3"),
-    }
-    a._sink.settled("a", first, fold(answers))  # type: ignore[union-attr]
-    second = await b.next()
-    assert second.accepted_parts == {1, 3}
-    a.receipt("a-1")
-    a.receipt("a-3")
-    b._sink.settled("b", second, fold({2: Outcome(Verdict.ACCEPTED, "b-2")}))  # type: ignore[union-attr]
+    message = await half_sent(gateway, client, a)
+    await completed(gateway, message, b, begun_by=a, attempts=2)
+
+
+STRANGERS: dict[str, dict[str, Any]] = {
+    "http": {**HTTP, "priority": 1},
+    "payload": {**SMPP, "priority": 1, "long_messages": "payload"},
+    "sar": {**SMPP, "priority": 1, "long_messages": "sar"},
+    "latin1": {**SMPP, "priority": 1, "charset": "latin1"},
+}
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+async def test_what_is_half_sent_stays_with_whoever_can_go_on_with_it(
+    gateway_of: OpenGateway, clock: ManualClock, stranger: str
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": SMPP, "b": STRANGERS[stranger]})
+    await still(gateway)
+    client = await add_client(gateway)
+    message = await half_sent(gateway, client, a)
     await flushed(gateway)
-    assert (await message_of(gateway, message)).status == Status.SENT
-    b.receipt("b-2")
-    done = await final_of(gateway, message)
-    assert (done.status, done.charged_cents, done.held_cents) == (Status.DELIVERED, 15, 0)
-    assert done.provider_message_id == "a-1"
+    now = await message_of(gateway, message)
+    # Nobody else can take it: so it waits, as it would with one operator.
+    assert (now.status, a.count, b.count) == (Status.FAILED_TEMP, 1, 0)
+    assert now.due_at_ms is not None
+    assert now.due_at_ms > clock.now_ms()
+    await come_back(gateway, clock)
+    await completed(gateway, message, a, begun_by=a, attempts=2)
+    assert b.count == 0
+
+
+@pytest.mark.parametrize("rest", [Verdict.NOT_SENT, Verdict.THROTTLED])
+async def test_the_rest_of_a_message_waits_for_its_operator_and_costs_no_attempt(
+    gateway_of: OpenGateway, clock: ManualClock, rest: Verdict
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": SMPP, "b": STRANGERS["sar"]})
+    client = await add_client(gateway)
+    if rest is Verdict.NOT_SENT:
+        a.trouble = "the connection was lost"
+    message = await half_sent(gateway, client, a, rest)
+    others = [await submitted(gateway, client) for _ in range(5)]
+    for _ in range(5):
+        gateway.worker.wake_soon()
+        await flushed(gateway)
+    now = await message_of(gateway, message)
+    assert (now.status, now.attempts, a.count) == (Status.QUEUED, 0, 1)
+    # It holds up nobody.
+    assert [one.number for one in b.held] == [other.number for other in others]
+    clock.advance(1)
+    down(gateway, a, None)
+    await completed(gateway, message, a, begun_by=a, attempts=1)
+
+
+async def test_of_several_only_those_that_cut_alike_take_the_rest_one_after_the_other(
+    gateway_of: OpenGateway,
+) -> None:
+    gateway, (a, b, c) = await serve(
+        gateway_of, {"a": SMPP, "b": STRANGERS["http"], "c": {**SMPP, "priority": 2}}
+    )
+    client = await add_client(gateway)
+    message = await half_sent(gateway, client, a)
+    second = await c.next()
+    assert second.accepted_parts == {1, 3}
+    answered(c, second, p2=Verdict.FAILED)
+    await completed(gateway, message, a, begun_by=a, attempts=3)
+    assert (a.count, b.count, c.count) == (2, 0, 1)
+
+
+async def test_what_is_half_sent_ends_with_its_attempts_and_with_its_validity(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": SMPP, "b": STRANGERS["sar"]})
+    await still(gateway)
+    client = await add_client(gateway)
+    spent = await half_sent(gateway, client, a)
+    for _ in range(2):
+        await come_back(gateway, clock)
+        answered(a, await a.next(), p2=Verdict.FAILED)
+    done = await final_of(gateway, spent)
+    assert (done.status, done.reason) == (Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
+    late = await half_sent(gateway, client, a, Verdict.NOT_SENT)
+    down(gateway, a, "no connection")
+    clock.advance(4 * 86_400)
+    await sweep(gateway)
+    done = await final_of(gateway, late)
+    assert (done.status, done.reason) == (Status.EXPIRED, Reason.VALIDITY_PASSED)
+    assert (a.count, b.count) == (4, 0)
+    account = await account_of(gateway, client)
+    assert (account.credits_cents, account.held_cents) == (1000, 0)
     await assert_clean(gateway)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+async def test_what_is_half_sent_goes_on_elsewhere_or_waits_where_its_operator_is_disabled(
+    gateway_of: OpenGateway, clock: ManualClock, alike: bool
+) -> None:
+    second = {**SMPP, "priority": 1} if alike else STRANGERS["sar"]
+    gateway, (a, b) = await serve(gateway_of, {"a": SMPP, "b": second})
+    client = await add_client(gateway)
+    down(gateway, b, "no connection")
+    a.trouble = "the connection was lost"
+    message = await half_sent(gateway, client, a, Verdict.NOT_SENT)
+    await settled(gateway)
+    await gateway.fleet.switch("a", on=False)
+    down(gateway, b, None)
+    await settled(gateway)
+    other = await submitted(gateway, client)
+    await flushed(gateway)
+    gateway.fleet.look()
+    await settled(gateway)
+    if alike:
+        await completed(gateway, message, b, begun_by=a, attempts=1)
+        return
+    now = await message_of(gateway, message)
+    assert (now.status, now.attempts) == (Status.QUEUED, 0)
+    assert [one.number for one in b.held] == [other.number]
+    before = gateway.fleet.providers
+    await gateway.fleet.switch("a", on=True)
+    assert before is gateway.fleet.providers
+    await settled(gateway)
+    # It is a real one now, which does not get through to anybody: but there it waits.
+    now = await message_of(gateway, message)
+    assert (now.status, b.count) == (Status.QUEUED, 1)
+    assert gateway.allotter.waiting_for("a") == 1
+    await assert_clean(gateway)
+
+
+async def test_parts_that_were_accepted_are_known_also_where_much_happens_in_one_turn(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    gateway, (a,) = await serve(gateway_of, {"a": SMPP})
+    await still(gateway)
+    client = await add_client(gateway)
+    message = await half_sent(gateway, client, a)
+    await flushed(gateway)
+    clock.advance(3600)
+    # The retry becomes due in the turn that admits another message, and so claims.
+    shard = gateway.shards.of_client(client)
+    due = FireTimers(gateway.rules, gateway.metrics, clock.now_ms(), gateway.routing.again)
+    shard.put(due)
+    await submitted(gateway, client)
+    await flushed(gateway)
+    assert due.answer == 1
+    retry = next(one for one in a.held if one.number == message.number)
+    assert retry.accepted_parts == {1, 3}
+    a.held.remove(retry)
+    a.held.insert(0, retry)
+    await completed(gateway, message, a, begun_by=a, attempts=2)
 
 
 async def test_what_cannot_be_used_is_left_out_until_it_is_back(gateway_of: OpenGateway) -> None:
@@ -219,7 +396,7 @@ async def test_the_longest_prefix_decides(gateway_of: OpenGateway) -> None:
 async def test_timeouts_open_the_breaker_and_one_probe_closes_it(
     gateway_of: OpenGateway, clock: ManualClock
 ) -> None:
-    quick = {**HTTP, "window": 10, "breaker_failures": 2}
+    quick = {**HTTP, "window": 4, "breaker_failures": 2}
     gateway, (a, b) = await serve(gateway_of, {"a": quick, "b": {**MOCK, "priority": 1}})
     client = await add_client(gateway)
     silent = [await submitted(gateway, client) for _ in range(2)]

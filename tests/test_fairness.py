@@ -13,11 +13,12 @@ from smsgw.accounts import PauseClient
 from smsgw.admission import Accepted, BatchProgress
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
-from smsgw.fairness import Unshelve, shelf
+from smsgw.fairness import Allotter, Unshelve, shelf
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.links import Bucket, Link
 from smsgw.models import QUANTUM, Flow, Lane, Message, Status, Verdict
+from smsgw.turn import Write
 from tests.conftest import OpenGateway
 from tests.fair_world import World, jain
 from tests.support import DELIVERED, add_client, assert_clean, final_of, send, send_batch, still
@@ -272,6 +273,38 @@ async def test_a_shard_that_cannot_write_holds_up_no_other(monkeypatch: pytest.M
         assert world.served[clients[1]] == 0
         assert world.shards[1].trouble
         assert world.allotter.links["mock"].in_flight == 10
+
+
+def test_what_is_free_goes_to_the_first_that_looks_but_a_whole_window_to_nobody() -> None:
+    allotter = Allotter(0.2)
+    link = allotter.links["op"] = Link("op", 40, Bucket(0.0), otp_share=0.0)
+    allotter.routes = {0: ("op",)}
+    for shard in range(4):
+        allotter.report(shard, {(0, 0): MILLION}, {(0, 0): 0})
+
+    def parts(shard: int) -> int:
+        return sum(grant.parts for grant in allotter.grants(shard, 0, 0.0))
+
+    assert [parts(shard) for shard in (2, 0, 3, 1)] == [10, 10, 10, 10]
+    # From now on a few become free at a time, and wait for no second look.
+    for shard, count in ((1, 8), (1, 1), (3, 5)):
+        link.give_back(count, tokens=False)
+        assert parts(shard) == count
+    # But the last one is for a shard with something earlier.
+    allotter.report(2, {(0, 0): MILLION}, {(0, 0): QUANTUM})
+    link.give_back(4, tokens=False)
+    assert [parts(shard) for shard in (2, 0)] == [1, 3]
+
+
+async def test_housekeeping_takes_no_places() -> None:
+    async with World(window=1) as world:
+        for shard in world.shards.values():
+            shard.put(Write())
+        taken = set()
+        while not all(rows.turns for rows in world.rows.values()):
+            await asyncio.sleep(0)
+            taken.add(world.allotter.links["mock"].in_flight)
+        assert taken == {0}
 
 
 async def test_unused_grants_are_handed_back() -> None:

@@ -16,10 +16,12 @@ LABELS = {
     "smsgw_express_missed_total": set(),
     "smsgw_http_request_duration_seconds": {"route"},
     "smsgw_http_requests_total": {"method", "route", "status"},
+    "smsgw_inbound_total": {"provider"},
     "smsgw_messages_accepted_total": {"lane"},
     "smsgw_messages_final_total": {"status"},
     "smsgw_messages_parts_total": {"lane"},
     "smsgw_messages_refused_total": {"code"},
+    "smsgw_otp_cancels_total": {"provider"},
     "smsgw_otp_late_after_503_total": {"provider"},
     "smsgw_otp_total": {"result"},
     "smsgw_provider_up": {"provider"},
@@ -62,8 +64,10 @@ def after_everything() -> Metrics:
     metrics.provider_up("mock", True)
     metrics.receipt("applied", 2)
     metrics.receipts_parked(3)
+    metrics.inbound("mock")
     metrics.otp("confirmed")
     metrics.otp_late_after_503("mock")
+    metrics.otp_cancelled("mock")
     metrics.turn(0.004, 12)
     metrics.commit(0.00015)
     metrics.quarantined()
@@ -96,8 +100,10 @@ def after_everything() -> Metrics:
         ("smsgw_provider_up{provider=mock}", 1),
         ("smsgw_receipts_total{result=applied}", 2),
         ("smsgw_receipts_parked", 3),
+        ("smsgw_inbound_total{provider=mock}", 1),
         ("smsgw_otp_total{result=confirmed}", 1),
         ("smsgw_otp_late_after_503_total{provider=mock}", 1),
+        ("smsgw_otp_cancels_total{provider=mock}", 1),
         ("smsgw_turn_duration_seconds_sum", 0.004),
         ("smsgw_turn_items_bucket{le=10.0}", 0),
         ("smsgw_turn_items_bucket{le=20.0}", 1),

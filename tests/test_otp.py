@@ -31,12 +31,13 @@ from smsgw.models import (
     ANSWER_OTP_OPERATOR,
     Lane,
     Message,
+    Outcome,
     Reason,
     Status,
     Verdict,
 )
 from smsgw.otp import NumberLimits
-from smsgw.providers.base import Submission
+from smsgw.providers.base import Submission, fold
 from smsgw.store.base import ShardUnavailableError
 from smsgw.store.sqlite import SqliteShard
 from tests.conftest import OpenGateway
@@ -239,6 +240,133 @@ async def test_the_handset_decides_where_it_must_confirm(
         assert isinstance(result, Decided)
         assert (result.answer, result.credits_cents) == (answer, 995)
         assert (await stored(gateway, submission)).charged_cents == 5
+
+
+LATE = ["decided too late", "no handset", "after the deadline", "after it was given up"]
+
+
+@pytest.mark.parametrize("how", LATE)
+async def test_what_an_operator_has_of_a_refused_code_is_taken_back(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock, how: str
+) -> None:
+    otp: dict[str, Any] = {"confirm": "handset" if how == "no handset" else "operator"}
+    if how in ("no handset", "after the deadline"):
+        otp["deadline_ms"] = 30
+    gateway = await serve(gateway_of, operator, manual="deadline_ms" not in otp, otp=otp)
+    client = await add_client(gateway)
+    task = asked(gateway, client)
+    submission = await operator.next()
+    if how == "decided too late":
+        clock.advance(5)
+        operator.accept(submission, "id")
+    elif how == "no handset":
+        operator.accept(submission, "id")
+    elif how == "after it was given up":
+        operator.answer(submission, Verdict.UNKNOWN)
+    result = await result_of(task)
+    assert isinstance(result, OtpUndeliverable)
+    now = await stored(gateway, submission)
+    assert (now.status, now.reason) == (Status.UNKNOWN, Reason.UNCERTAIN)
+    late = how.startswith("after")
+    if late:
+        assert operator.cancelled == []
+        operator.accept(submission, "id")
+        await flushed(gateway)
+    assert operator.cancelled == [(submission, "id")]
+    page = gateway.metrics.render().decode()
+    assert 'smsgw_otp_cancels_total{provider="mock"} 1.0' in page
+    assert ('smsgw_otp_late_after_503_total{provider="mock"} 1.0' in page) is late
+    assert await stored(gateway, submission) == now
+    await assert_released(gateway, client)
+
+
+@pytest.mark.parametrize("how", ["confirmed", "refused", "no id", "failed on the way"])
+async def test_nothing_is_taken_back_where_nothing_is_left_or_known(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock, how: str
+) -> None:
+    otp = {"confirm": "handset" if how == "failed on the way" else "operator"}
+    gateway = await serve(gateway_of, operator, otp=otp)
+    client = await add_client(gateway)
+    task = asked(gateway, client)
+    submission = await operator.next()
+    if how == "confirmed":
+        operator.accept(submission)
+        # A contradiction that no operator should give.
+        operator.accept(submission)
+    elif how == "refused":
+        operator.answer(submission, Verdict.REFUSED)
+    elif how == "no id":
+        clock.advance(5)
+        operator.accept(submission, None)
+    else:
+        operator.accept(submission)
+        operator.receipt("1", "UNDELIV")
+    result = await result_of(task)
+    await flushed(gateway)
+    assert isinstance(result, Decided) is (how == "confirmed")
+    assert operator.cancelled == []
+    assert "smsgw_otp_cancels_total{" not in gateway.metrics.render().decode()
+
+
+async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    task = asked(gateway, client, text="{code} " * 30)
+    submission = await operator.next()
+    assert submission.parts == 2
+    parts = {1: Outcome(Verdict.ACCEPTED, "id-1"), 2: Outcome(Verdict.REFUSED)}
+    assert operator._sink is not None
+    operator._sink.settled("mock", submission, fold(parts))
+    refusal = await result_of(task)
+    assert isinstance(refusal, OtpUndeliverable)
+    assert refusal.members["reason"] == "rejected_by_operator"
+    assert operator.cancelled == [(submission, "id-1")]
+    await assert_released(gateway, client)
+
+
+@pytest.mark.parametrize("capture_on", ["delivered", "sent"])
+@pytest.mark.parametrize("confirm", ["operator", "handset"])
+async def test_an_operator_that_answers_for_the_handset_confirms_by_it_at_once(
+    gateway_of: OpenGateway, operator: Scripted, confirm: str, capture_on: str
+) -> None:
+    gateway = await serve(
+        gateway_of, operator, otp={"confirm": confirm}, billing={"capture_on": capture_on}
+    )
+    client = await add_client(gateway)
+    key = key_use("a", "messages")
+    task = asked(gateway, client, key=key)
+    submission = await operator.next()
+    operator.answer(submission, Verdict.ACCEPTED, provider_message_id="1", handset=True)
+    result = await result_of(task)
+    assert isinstance(result, Decided)
+    assert (result.answer, result.credits_cents) == (ANSWER_OTP_HANDSET, 995)
+    now = await stored(gateway, submission)
+    assert (now.status, now.charged_cents, now.held_cents) == (Status.DELIVERED, 5, 0)
+    replay = await ask(gateway, client, key=key)
+    assert isinstance(replay, Replay)
+    assert replay.record.answer == ANSWER_OTP_HANDSET
+    # What is reported afterwards is no more than an event.
+    operator.receipt("1", "UNDELIV")
+    await flushed(gateway)
+    assert await stored(gateway, submission) == now
+    assert gateway.receipts.watchers == {}
+    await assert_clean(gateway)
+
+
+async def test_an_operator_that_answers_for_the_handset_too_late_has_not_confirmed(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator, otp={"confirm": "handset"})
+    client = await add_client(gateway)
+    task = asked(gateway, client)
+    submission = await operator.next()
+    clock.advance(5)
+    operator.answer(submission, Verdict.ACCEPTED, provider_message_id="1", handset=True)
+    assert isinstance(await result_of(task), OtpUndeliverable)
+    assert (await stored(gateway, submission)).status == Status.UNKNOWN
+    await assert_released(gateway, client)
 
 
 async def test_a_word_that_decides_nothing_does_not_end_the_wait_for_the_handset(

@@ -15,6 +15,8 @@ from smsgw.ids import number_of, uuid_text
 from smsgw.models import Message, Status
 from tests.conftest import OpenGateway
 from tests.pdus import (
+    CANCEL_FAILED,
+    CANCEL_SM,
     DELIVER_SM,
     OK,
     QUEUE_FULL,
@@ -24,7 +26,7 @@ from tests.pdus import (
     hex_ids,
 )
 from tests.smpp_operator import LONG
-from tests.smsc import Smsc, accepted, dropped, held, in_turn, refused, reported, silent
+from tests.smsc import Action, Smsc, accepted, dropped, held, in_turn, refused, reported, silent
 from tests.support import DEMO, Served, account_of, add_client, assert_clean, flushed
 
 TO = "+989121234567"
@@ -265,6 +267,75 @@ async def test_a_code_is_taken_refused_or_too_late(gateway_of: OpenGateway) -> N
         await smsc.saw(DELIVER_SM | RESPONSE, 2)
         await flushed(site.gateway)
         assert await site.balance() == (995, 0, 5)
+
+
+@pytest.mark.parametrize("when", ["no handset", "late"])
+@pytest.mark.parametrize("answer", [None, refused(CANCEL_FAILED), silent, dropped()])
+async def test_a_code_that_was_refused_too_late_is_cancelled_whatever_comes_of_that(
+    gateway_of: OpenGateway, when: str, answer: Action | None
+) -> None:
+    confirm = "handset" if when == "no handset" else "operator"
+    more = {"otp": {"deadline_ms": 200, "confirm": confirm}}
+    async with Smsc() as smsc, site_with(gateway_of, smsc, more, cancel=True) as site:
+        if answer is not None:
+            smsc.on[CANCEL_SM] = answer
+        smsc.first(SUBMIT_SM, accepted("00AB12") if when == "no handset" else held("late"))
+        failed = await site.send(503, otp=True, text="code {code}")
+        before = await site.message(failed)
+        if when == "late":
+            assert smsc.of(CANCEL_SM) == []
+            smsc.release("late")
+        (cancel,) = await smsc.saw(CANCEL_SM)
+        (submit,) = smsc.submits
+        assert cancel["message_id"] == submit.message_id
+        assert (cancel.recipient, cancel.sender) == (submit.recipient, submit.sender)
+        await flushed(site.gateway)
+        now = await site.message(failed)
+        assert {**now, "events": []} == {**before, "events": []}
+        assert (now["status"], now["reason"]) == ("UNKNOWN", "uncertain")
+        assert await site.balance() == (1000, 0, 0)
+        assert len(smsc.of(CANCEL_SM)) == 1
+
+
+@pytest.mark.parametrize("confirm", ["operator", "handset"])
+async def test_in_transaction_mode_the_answer_is_the_handsets(
+    gateway_of: OpenGateway, confirm: str
+) -> None:
+    own = {"transaction_mode": True, "receipts": False}
+    async with (
+        Smsc() as smsc,
+        site_with(gateway_of, smsc, {"otp": {"confirm": confirm}}, **own) as site,
+    ):
+        for text, esm_class in (("code {code}", 0x02), (LONG, 0x42)):
+            sent = await site.send(200, otp=True, text=text)
+            assert (sent["status"], sent["confirmed_by"]) == ("DELIVERED", "handset")
+            assert {pdu["esm_class"] for pdu in smsc.submits} == {esm_class}
+            message = await site.message(sent)
+            assert (message["status"], message["reason"]) == ("DELIVERED", None)
+            smsc.received.clear()
+        assert await site.balance() == (980, 0, 20)
+        # Other messages are not waited for.
+        assert (await site.ended(await site.send()))["reason"] == "no_receipts"
+        assert smsc.submits[0]["esm_class"] == 0
+
+
+async def test_in_transaction_mode_a_handset_that_does_not_answer_is_a_refusal(
+    gateway_of: OpenGateway,
+) -> None:
+    async with (
+        Smsc() as smsc,
+        site_with(gateway_of, smsc, {"otp": {"deadline_ms": 300}}, transaction_mode=True) as site,
+    ):
+        smsc.first(SUBMIT_SM, refused(0xFE), held("late"))
+        failed = await site.send(503, otp=True, text="code {code}")
+        assert (failed["submitted"], failed["reason"]) == (True, "retries_exhausted")
+        late = await site.send(503, otp=True, text="code {code}")
+        assert (late["submitted"], late["reason"]) == (True, "uncertain")
+        smsc.release("late")
+        await smsc.saw(DELIVER_SM | RESPONSE)
+        await flushed(site.gateway)
+        assert (await site.message(late))["status"] == "UNKNOWN"
+        assert await site.balance() == (1000, 0, 0)
 
 
 @pytest.mark.parametrize("action", [silent, held("never")])

@@ -93,6 +93,10 @@ class Sink(Protocol):
         """
         ...
 
+    def wrote(self, provider: str) -> None:
+        """Learn that a handset has sent a message of its own."""
+        ...
+
     def changed(self, provider: str) -> None:
         """Learn that an operator's ``trouble`` is another now."""
         ...
@@ -120,8 +124,12 @@ class Provider(Protocol):
         """What somebody who looks at it wants to know: connections, what waits for an answer."""
         ...
 
-    def cancel(self, submission: Submission, provider_message_id: str) -> None:
-        """Take back what was accepted, if the operator can; for one-time codes that are dead."""
+    def cancel(self, submission: Submission, provider_message_id: str, /) -> bool:
+        """Ask for what was accepted to be taken back; for one-time codes that are dead.
+
+        Returns:
+            Whether the operator was asked, as far as one can ask it; nobody waits for its answer.
+        """
         ...
 
     def restore(self, accepted: Sequence[Accepted]) -> None:

@@ -117,8 +117,9 @@ class MockProvider:
         """There is nothing to tell."""
         return {}
 
-    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+    def cancel(self, *_: object) -> bool:
         """It cannot: a handset has it already."""
+        return False
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Report again on what was accepted before a restart."""

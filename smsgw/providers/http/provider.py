@@ -64,8 +64,9 @@ class HttpProvider:
         """How many messages wait for an answer, and how many are asked about."""
         return {"unanswered": len(self._tasks), "asked_about": len(self._polls)}
 
-    def cancel(self, submission: Submission, provider_message_id: str) -> None:
+    def cancel(self, *_: object) -> bool:
         """It cannot: nothing in the settings says how."""
+        return False
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Ask about what was accepted before a restart, where asking is the way."""

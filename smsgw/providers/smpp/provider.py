@@ -136,17 +136,18 @@ class SmppProvider:
             "since": rfc3339(self._since_ms),
         }
 
-    def cancel(self, submission: Submission, provider_message_id: str) -> None:
-        """Send a cancel_sm where the operator knows it; nobody waits for what it says."""
+    def cancel(self, submission: Submission, provider_message_id: str) -> bool:
+        """Send a cancel_sm where the operator knows it; the log tells what it says."""
         if not self._settings.cancel or not self._senders:
-            return
+            return False
         written = self._written.pop(provider_message_id, provider_message_id)
         try:
             self._senders[0].request(Command.CANCEL_SM, self._forms.cancel(submission, written))
         except PduError as error:
             log.warning("smpp.cancel", "a cancel_sm cannot be written", why=_told(error))
-        else:
-            log.info("smpp.cancel", "asked the operator to cancel", message=submission.reference)
+            return False
+        log.info("smpp.cancel", "asked the operator to cancel", message=submission.reference)
+        return True
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Nothing: an SMSC reports by itself, also after a restart."""
@@ -234,11 +235,13 @@ class SmppProvider:
         assert isinstance(message, ShortMessage)
         receipt = parse(message)
         if receipt is None:
+            self._sink.wrote(self.name)
             log.info(
                 "smpp.inbound",
                 "a handset wrote, and nobody reads it",
                 provider=self.name,
                 octets=len(message.octets),
+                **{"from": message.source.value, "to": message.destination.value},
             )
             link.reply(request, CommandStatus.ESME_ROK)
         elif link.held > self._settings.receipts_max:
