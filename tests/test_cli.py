@@ -164,7 +164,7 @@ def test_the_commands_are_those_we_promise() -> None:
             f"bench {name}"
             for name in ("line", "smpp", "otp", "fair", "steady", "history", "memory", "all")
         ),
-        *(f"shards {name}" for name in ("list", "move", "resize")),
+        *(f"shards {name}" for name in ("list", "move", "resize", "take-over")),
         "migrate",
         "config show",
         "config check",

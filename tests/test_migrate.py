@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,22 +15,23 @@ from typing import Any
 
 import pytest
 
+from smsgw.accounts import AddClient
 from smsgw.admission import key_use
 from smsgw.cli.call import open_door
 from smsgw.cli.main import main
 from smsgw.clock import SystemClock
 from smsgw.entrance import Wish
 from smsgw.errors import StoreError
+from smsgw.gateway import Gateway
 from smsgw.models import Lane
 from smsgw.settings import PostgresSettings, Settings, load
-from smsgw.store import migration, places_files, places_postgres
+from smsgw.store import migration, places
 from smsgw.store.directory import DataDirectory
 from smsgw.store.tables import tables
 from tests import postgres
 from tests.stores import dump, rows
 from tests.support import (
     DELIVERED,
-    add_client,
     clean_environment,
     final_of,
     flushed,
@@ -68,10 +70,20 @@ def _two_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+async def client_in(gateway: Gateway, shard: int, weight: int) -> bytes:
+    """A new client that lives in a shard."""
+    while True:
+        client = uuid.uuid4().bytes
+        home = gateway.shards.of_client(client)
+        if home.number == shard:
+            await home.ask(AddClient(client, "test", weight, 10_000))
+            return client
+
+
 async def fill(data: Path) -> None:
     """A store with something of everything, as a gateway leaves it that was stopped."""
     gateway = await open_gateway(data, {"store": {"shards": SHARDS}})
-    clients = [await add_client(gateway, 10_000, weight) for weight in (1, 2, 3, 4, 5, 6)]
+    clients = [await client_in(gateway, n % SHARDS, n + 1) for n in range(6)]
     for number, client in enumerate(clients):
         key = key_use(f"one {number}", "messages")
         done = await send(gateway, client, text=f"first {number}", key=key, reference="ref")
@@ -192,11 +204,13 @@ def cannot_open(data: Path, *urls: str) -> str:
 
 def same_rows(files: Path, url: str) -> None:
     """Every row of every table is the same in a file and in its schema."""
+    columns = {table.name: ", ".join(table.columns) for table in tables().values()}
     for number in range(SHARDS):
-        ours = dump(files / "shards" / f"{number:02d}.db")
-        theirs = dump(postgres.Schema(url, f"smsgw_{number:02d}"))
-        for name in [*tables(), "meta"]:
-            assert ours[name] == theirs[name], name
+        ours = files / "shards" / f"{number:02d}.db"
+        theirs = postgres.Schema(url, f"smsgw_{number:02d}")
+        for name, listed in [*columns.items(), ("meta", "key, value")]:
+            sql = f"SELECT {listed} FROM {name}"
+            assert sorted(rows(ours, sql), key=repr) == sorted(rows(theirs, sql), key=repr), name
 
 
 def test_a_store_that_moves_there_and_back_is_the_same_for_everybody(
@@ -284,11 +298,10 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_an_interrupted_copy_goes_on_behind_the_last_row_it_has(
+def test_an_interrupted_copy_goes_on_with_what_it_has(
     data: Path, url: str, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    for module in (places_files, places_postgres):
-        monkeypatch.setattr(module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(places, "CHUNK_ROWS", 7)
     before = views(data)
     if back:
         migrate(data, url, quiet)
@@ -311,22 +324,67 @@ def test_an_interrupted_copy_goes_on_behind_the_last_row_it_has(
     assert views(data, *([] if back else [url])) == before
 
 
-def test_a_copy_of_what_was_served_since_begins_anew(data: Path, url: str) -> None:
+def test_a_copy_of_what_was_served_since_learns_what_has_changed(data: Path, url: str) -> None:
     with pytest.raises(Stopped):
-        migrate(data, url, stop_at("shard 1 is copied"))
+        migrate(data, url, stop_at("copied"))
     with open_door(data, settings, "test") as door:
         client = door.ask("GET", "/admin/clients")["data"][0]["id"]
         door.ask("POST", f"/admin/clients/{client}/add", body={"amount_cents": 7})
+        door.ask("POST", "/admin/resume", body={})
     before = views(data)
-    assert not migrate(data, url, quiet).resumed
+    done = migrate(data, url, quiet)
+    assert (done.resumed, done.rows) == (True, 2), "an account, and its new entry"
     assert views(data, url) == before
     with pytest.raises(Stopped):
-        migrate(data, url, stop_at("shard 0 is copied"), back=True)
+        migrate(data, url, stop_at("copied"), back=True)
     with open_door(data, lambda: settings(url), "test") as door:
         door.ask("POST", f"/admin/clients/{client}/add", body={"amount_cents": 8})
+        assert not door.ask("GET", "/admin/status")["paused"]["all"]
     before = views(data, url)
-    assert not migrate(data, url, quiet, back=True).resumed
+    done = migrate(data, url, quiet, back=True)
+    assert (done.resumed, done.rows) == (True, 2)
     assert views(data) == before
+
+
+def test_what_was_sent_between_two_copies_is_queued_no_more(data: Path, url: str) -> None:
+    with pytest.raises(Stopped):
+        migrate(data, url, stop_at("proved"))
+
+    async def serve() -> None:
+        gateway = await open_gateway(data, {"store": {"shards": SHARDS}})
+        try:
+            await gateway.pause("", paused=False)
+            newest = [await send(gateway, account.id) for account in await _clients(gateway)]
+            for one in newest:
+                await final_of(gateway, one.message)  # type: ignore[union-attr]
+            await gateway.pause("", paused=True)
+            for account in await _clients(gateway):
+                await send(gateway, account.id)
+        finally:
+            await gateway.close()
+
+    asyncio.run(serve())
+    before = views(data)
+    last = "SELECT client, route, lane, max(rank) FROM queue GROUP BY client, route, lane"
+    queued = [row for n in range(SHARDS) for row in rows(data / "shards" / f"{n:02d}.db", last)]
+    assert len(queued) == 6
+    migrate(data, url, quiet)
+    assert views(data, url) == before
+    flows = "SELECT client, route, lane, next_rank - 1 FROM flow WHERE waiting > 0"
+    assert sorted(queued) == sorted(
+        row for n in range(SHARDS) for row in rows(postgres.Schema(url, f"smsgw_{n:02d}"), flows)
+    )
+
+
+def test_a_copy_in_which_clients_have_moved_since_begins_anew(
+    data: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = views(data)
+    with pytest.raises(Stopped):
+        migrate(data, url, stop_at("copied"))
+    ran(capsys, "--data", data, "shards", "move", "--slot", 0, "--to", 1)
+    assert not migrate(data, url, quiet).resumed
+    assert views(data, url) == before
 
 
 def test_killed_at_any_step_there_is_one_owner_and_the_next_run_ends_it(
@@ -374,7 +432,7 @@ def test_a_copy_that_differs_is_found_and_nothing_has_moved(data: Path, url: str
     before = views(data)
 
     def spoil(what: str, _done: int, _total: int) -> None:
-        if what == "shard 1 is copied":
+        if what == "copied":
             place = postgres.Schema(url, "smsgw_00")
             rows(place, "UPDATE client SET credits_cents = credits_cents + 1")
 
@@ -386,7 +444,7 @@ def test_a_copy_that_differs_is_found_and_nothing_has_moved(data: Path, url: str
 
 def test_drift_that_was_there_before_is_found_by_the_audit(data: Path, url: str) -> None:
     rows(data / "shards" / "00.db", "UPDATE client SET credits_cents = credits_cents + 1")
-    with pytest.raises(StoreError, match="the audit of the copy found"):
+    with pytest.raises(StoreError, match="the audit in PostgreSQL found"):
         migrate(data, url, quiet)
     assert (data / "catalog.db").exists()
 

@@ -106,6 +106,36 @@ def resize(
     _work(at, "shards resize", work)
 
 
+@shards.command("take-over")
+@placed
+def take_over(
+    at: Invocation,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="That directory is lost, and will never be used again."),
+    ] = False,
+) -> None:
+    """Open a store in PostgreSQL again that a lost data directory was moving.
+
+    A data directory that moves a store keeps all others away from it until it has ended. Where it
+    is lost, this one takes its place. Without --yes it only says what that would mean.
+    """
+    from smsgw.store import migration
+
+    settings = at.settings()
+    urls = [url.get_secret_value() for url in settings.store.shard_urls]
+    at.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with stopped(at, "shards take-over") as directory:
+        taking = migration.take_over(directory, urls, settings.postgres, _now_ms(), sure=yes)
+        at.show({"there": asyncio.run(taking)}, output.fields)
+
+
+def _now_ms() -> int:
+    from smsgw.clock import SystemClock
+
+    return SystemClock().now_ms()
+
+
 def _work(
     at: Invocation,
     purpose: str,
@@ -131,11 +161,9 @@ async def _held(
     work: Callable[["Holding", "Step"], Coroutine[Any, Any, "Moved"]],
     step: "Step",
 ) -> "Moved":
-    from smsgw.clock import SystemClock
     from smsgw.store.holdings import holding
 
-    now_ms = SystemClock().now_ms()
-    async with holding(directory, settings.store, settings.postgres, now_ms) as found:
+    async with holding(directory, settings.store, settings.postgres, _now_ms()) as found:
         return await work(found, step)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from smsgw.errors import StoreError
 from smsgw.ids import SLOTS
 from smsgw.store import statements
-from smsgw.store.places import MOVING
 from smsgw.store.sqlite_thread import SqliteThread, migrate
 
 PAUSE_ALL = ""
@@ -47,7 +46,6 @@ class Catalog:
         try:
             await thread.run(migrate, thread.raw, statements.migrations("catalog"), now_ms)
             await thread.run(self._begin, shards, store_id)
-            await thread.run(self._forget_copies)
             await thread.run(self._read)
         except BaseException as error:
             await thread.close()
@@ -78,11 +76,6 @@ class Catalog:
             "INSERT INTO meta VALUES (?, ?)", [("store", str(store_id)), ("epoch", "1")]
         )
         connection.execute("COMMIT")
-
-    def _forget_copies(self) -> None:
-        """What is served may change: an unfinished copy of it is worth nothing from now on."""
-        sql = "DELETE FROM meta WHERE key = ?"
-        self._thread.raw.execute(sql, (MOVING,))
 
     def _read(self) -> None:
         connection = self._thread.raw

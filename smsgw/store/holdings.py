@@ -1,6 +1,5 @@
 """A whole store that no gateway serves, in files or in PostgreSQL: for slots that move."""
 
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -31,8 +30,7 @@ class FilesHolding:
         return await self._catalog.read()
 
     async def begin(self, shards: int) -> None:
-        """See ``Holding.begin``; an unfinished copy of the store is worth nothing any more."""
-        await self._catalog.forget(MOVING)
+        """See ``Holding.begin``."""
         await self._catalog.keep(TIDYING, str(shards))
 
     async def check_vacant(self, shard: int) -> None:
@@ -88,8 +86,7 @@ class ServerHolding:
 
     async def begin(self, shards: int) -> None:
         """See ``Holding.begin``."""
-        note = f"{self._name} {secrets.token_hex(8)} slots"
-        await self._server.begin_moving(self._name, note)
+        await self._server.begin_moving(self._name, f"{self._name} slots")
         await self._server.keep(TIDYING, str(shards))
 
     async def check_vacant(self, shard: int) -> None:

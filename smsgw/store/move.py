@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from smsgw.errors import StoreError
 from smsgw.ids import SHARDS_MAX, SLOTS, slot_of
-from smsgw.store.places import TIDYING, Chart, Place, Step
+from smsgw.store.places import TIDYING, Chart, Place, Step, audit
 from smsgw.store.tables import Row, tables
 
 _PARKED: Final = "parked"
@@ -144,8 +144,7 @@ async def move(holding: Holding, plan: Mapping[int, int], shards: int, step: Ste
         await _fit_in(holding.place, way)
         await holding.place.settle(way.target)
         step(f"from shard {way.source} to {way.target}: compared", 0, 0)
-    for target in sorted({way.target for way in ways}):
-        await _prove(holding.place, target, step)
+    await audit(holding.place, sorted({way.target for way in ways}), step)
     step("proved", 0, 0)
     await holding.flip(chart, after)
     step("flipped", 0, 0)
@@ -236,8 +235,8 @@ async def _compare(place: Place, way: _Way) -> None:
     for table in tables().values():
         if table.name in _NOT_MOVED:
             continue
-        before = await place.facts(way.source, table, way.slots)
-        if before != await place.facts(way.target, table, way.slots):
+        before = await place.facts(way.source, table, slots=way.slots)
+        if before != await place.facts(way.target, table, slots=way.slots):
             raise StoreError(
                 f"{table.name} differs after it was copied from shard {way.source} to {way.target}"
             )
@@ -284,16 +283,6 @@ async def _fit_in(place: Place, way: _Way) -> None:
 _OUTLIVED: Final = ("purged_to", "outlived_to")
 
 
-async def _prove(place: Place, shard: int, step: Step) -> None:
-    proof = await place.proof(shard, lambda name: step(f"shard {shard}: {name}", 0, 0))
-    if proof.findings:
-        first = proof.findings[0]
-        raise StoreError(
-            f"the audit found {len(proof.findings)} things that must not be, first in shard"
-            f" {shard}, client {first.client_id}: {first.sentence}"
-        )
-
-
 async def tidied(holding: Holding, step: Step = lambda *_: None) -> Chart:
     """Remove from every shard what the map does not give to it, where slots have moved or would.
 
@@ -334,7 +323,7 @@ async def _tidy(place: Place, shard: int, owned: Collection[int]) -> None:
     async with aclosing(place.rows(shard, parked)) as chunks:
         async for rows in chunks:
             calls += [
-                (sql.delete_number(parked), (row[0],))
+                (sql.remove(parked), (row[0],))
                 for row in rows
                 if slot_of_receipt(row[1], row[2]) not in owned
             ]

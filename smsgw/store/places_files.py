@@ -1,8 +1,8 @@
 """A store in files, as a place to copy from and to."""
 
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +10,10 @@ from smsgw.errors import StoreError
 from smsgw.store import statements
 from smsgw.store.audit import Proof, audit
 from smsgw.store.keys import forget
-from smsgw.store.places import CHUNK_ROWS, Chart
+from smsgw.store.places import CHUNK_ROWS, Chart, Place
 from smsgw.store.sqlite import check_identity
 from smsgw.store.sqlite_thread import SqliteThread, migrate
-from smsgw.store.tables import Dialect, Row, Table
+from smsgw.store.tables import Call, Dialect, Row, Table
 
 _CACHE_KIB: Final = 4 * 1024
 _SQL: Final = Dialect()
@@ -24,13 +24,18 @@ def address(number: int) -> str:
     return f"shards/{number:02d}.db"
 
 
-class Files:
-    """The shards' files of a data directory that this process has locked."""
+class Files(Place):
+    """The shards' files of a data directory that this process has locked, or that it only reads.
+
+    What it only reads, a gateway may be serving: nothing is written then, no log is folded back,
+    and every query ends with its call.
+    """
 
     name = "files"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self.directory = directory
+        self._read_only = read_only
         self._threads: dict[int, SqliteThread] = {}
 
     async def open(self, shard: int, identity: Mapping[str, int], now_ms: int) -> None:
@@ -42,19 +47,27 @@ class Files:
         if shard in self._threads:
             return
         path = self.directory / address(shard)
-        thread = await SqliteThread.open(path, cache_kib=_CACHE_KIB)
+        thread = await SqliteThread.open(path, read_only=self._read_only, cache_kib=_CACHE_KIB)
         self._threads[shard] = thread
-        try:
-            await thread.run(migrate, thread.raw, statements.migrations("schema"), now_ms)
+        steps = statements.migrations("schema")
+        with _told(path):
+            if self._read_only:
+                await thread.run(_must_be_current, thread.raw, path, steps)
+            else:
+                await thread.run(migrate, thread.raw, steps, now_ms)
             await thread.run(check_identity, thread.raw, path, identity)
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from error
 
     def dialect(self, _shard: int) -> Dialect:
         """See ``Place.dialect``."""
         return _SQL
 
-    async def run(self, shard: int, calls: Sequence[tuple[str, Row]]) -> None:
+    async def fetch(self, shard: int, sql: str, parameters: Row = ()) -> list[Row]:
+        """See ``Place.fetch``."""
+        thread = self._threads[shard]
+        with _told(self.directory / address(shard)):
+            return await thread.run(lambda: thread.raw.execute(sql, parameters).fetchall())
+
+    async def run(self, shard: int, calls: Sequence[Call]) -> None:
         """See ``Place.run``."""
 
         def run_all(connection: sqlite3.Connection) -> None:
@@ -62,87 +75,64 @@ class Files:
                 connection.execute(sql, parameters)
 
         await self._do(shard, run_all)
-        await self._fold(shard)
 
     async def _do(self, shard: int, function: Callable[[sqlite3.Connection], Any]) -> None:
         thread = self._threads[shard]
-        await thread.run(_in_transaction, thread.raw, function)
+        with _told(self.directory / address(shard)):
+            await thread.run(_in_transaction, thread.raw, function)
+            await self._fold(shard)
+
+    async def _fold(self, shard: int) -> None:
+        thread = self._threads[shard]
+        await thread.run(lambda: thread.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+
+    async def put(self, shard: int, table: Table, columns: Sequence[str], rows: list[Row]) -> None:
+        """See ``Place.put``."""
+        sql = _SQL.insert(table, columns)
+        await self._do(shard, lambda connection: connection.executemany(sql, rows))
 
     async def rows(
-        self,
-        shard: int,
-        table: Table,
-        after: Row | None = None,
-        slots: Collection[int] | None = None,
+        self, shard: int, table: Table, slots: Collection[int] | None = None
     ) -> AsyncGenerator[list[Row], None]:
         """See ``Place.rows``."""
         thread = self._threads[shard]
-        sql = _SQL.rows(table, after=after is not None, slots=slots)
-        cursor = await thread.run(thread.raw.execute, sql, after or ())
+        cursor = await thread.run(thread.raw.execute, _SQL.rows(table, slots))
         try:
             while rows := await thread.run(cursor.fetchmany, CHUNK_ROWS):
                 yield rows
         finally:
             await thread.run(cursor.close)
 
-    async def put(self, shard: int, table: Table, columns: Sequence[str], rows: list[Row]) -> None:
-        """See ``Place.put``."""
-        sql = _SQL.insert(table, columns)
-
-        def put_all(connection: sqlite3.Connection) -> None:
-            connection.executemany(sql, rows)
-            if table.name == "idempotency":
-                # The filters do not know these keys.
-                forget(connection)
-
-        await self._do(shard, put_all)
-        await self._fold(shard)
-
-    async def _fold(self, shard: int) -> None:
-        thread = self._threads[shard]
-        await thread.run(lambda: thread.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
-
-    async def last(self, shard: int, table: Table) -> Row | None:
-        """See ``Place.last``."""
-        found = await self.fetch(shard, _SQL.last(table))
-        return found[0] if found else None
-
-    async def facts(
-        self, shard: int, table: Table, slots: Collection[int] | None = None
-    ) -> tuple[int, ...]:
-        """See ``Place.facts``."""
-        return (await self.fetch(shard, _SQL.facts(table, slots)))[0]
-
-    async def marks(self, shard: int) -> dict[str, int]:
-        """See ``Place.marks``."""
-        return dict(await self.fetch(shard, _SQL.marks()))
-
-    async def set_marks(self, shard: int, marks: Mapping[str, int]) -> None:
-        """See ``Place.set_marks``."""
-        sql = _SQL.set_mark()
-        await self._do(shard, lambda connection: connection.executemany(sql, list(marks.items())))
-
     async def settle(self, shard: int) -> None:
-        """Fold the log back: nothing else is kept beside the tables."""
-        await self._fold(shard)
+        """Forget the filters, which do not know the keys that have come."""
+        await self._do(shard, forget)
 
     async def proof(self, shard: int, step: Callable[[str], None]) -> Proof:
         """See ``Place.proof``."""
         thread = self._threads[shard]
+        # What has to be sorted of a long history is more than memory should hold.
+        await thread.run(thread.raw.execute, "PRAGMA temp_store = FILE")
         return await thread.run(audit, thread.raw, shard, step)
 
-    async def fetch(self, shard: int, sql: str) -> list[Row]:
-        """See ``Place.fetch``."""
-        thread = self._threads[shard]
-        return await thread.run(lambda: thread.raw.execute(sql).fetchall())
-
     async def close(self, shard: int | None = None) -> None:
-        """Close one file or all of them, with nothing left in any log."""
+        """Close one file or all of them, with nothing left in any log that was written."""
         for number in [*self._threads] if shard is None else [shard]:
             if number in self._threads:
-                with suppress(sqlite3.Error):
-                    await self._fold(number)
+                if not self._read_only:
+                    with suppress(sqlite3.Error):
+                        await self._fold(number)
                 await self._threads.pop(number).close()
+
+
+def _must_be_current(
+    connection: sqlite3.Connection, path: Path, steps: list[tuple[int, str, str]]
+) -> None:
+    (done,) = connection.execute("SELECT max(number) FROM migration").fetchone()
+    if done != len(steps):
+        raise StoreError(
+            f"{path} is at step {done} of its schema, this program knows {len(steps)}: start the"
+            " gateway again with this version of the program first"
+        )
 
 
 class CatalogFile:
@@ -167,6 +157,20 @@ class CatalogFile:
                 raise StoreError(f"{path}: {error}") from error
             raise
         return cls(thread)
+
+    @staticmethod
+    async def look(path: Path) -> Chart:
+        """What it says while a gateway has it.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        thread = await SqliteThread.open(path, read_only=True, cache_kib=256)
+        try:
+            with _told(path):
+                return await thread.run(_read_chart, thread.raw)
+        finally:
+            await thread.close()
 
     async def read(self) -> Chart:
         """What it says."""
@@ -196,6 +200,15 @@ class CatalogFile:
             lambda: self._thread.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         )
         await self._thread.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Errors of a file, told as a store's, with its name."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
 
 
 def _in_transaction(

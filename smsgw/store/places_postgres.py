@@ -10,6 +10,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from smsgw.errors import StoreError
@@ -17,29 +19,31 @@ from smsgw.settings import PostgresSettings
 from smsgw.store import postgres_statements as statements
 from smsgw.store.audit import Proof
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.places import CHUNK_ROWS, MOVING, Chart
+from smsgw.store.places import CHUNK_ROWS, MOVING, Chart, Place
 from smsgw.store.postgres_audit import audit
 from smsgw.store.postgres_catalog import address, database_index
 from smsgw.store.postgres_connection import (
     ERRORS,
+    UNIQUE,
     Connection,
     Database,
+    code_of,
     fetch,
     migrate,
     sentence,
 )
-from smsgw.store.tables import Dialect, Row, Table, tables
+from smsgw.store.tables import Call, Dialect, Row, Table, tables
 
 _WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _QUIET: Final = "SET LOCAL client_min_messages = warning"
 _SETTLED: Final = (
-    *("flows_forget", "flows_count", "backlog_forget", "backlog_count"),
+    *("flows_forget", "flows_empty", "flows_count", "backlog_forget", "backlog_count"),
     *("waits_forget", "waits_count", "flights_forget", "flights_note"),
 )
 
 
-class Server:
+class Server(Place):
     """The shards' schemas, in the databases that URLs name in turn."""
 
     name = "PostgreSQL"
@@ -58,6 +62,11 @@ class Server:
         """Say where a shard is; by default, where the shard of a new store is."""
         self._places[shard] = database or self.databases[shard % len(self.databases)]
 
+    def is_dealt(self, shards: int) -> bool:
+        """Whether every shard is where that of a new store would be."""
+        count = len(self.databases)
+        return all(self._places[n] is self.databases[n % count] for n in range(shards))
+
     @asynccontextmanager
     async def _at(self, shard: int, *, writes: bool = True) -> AsyncIterator[Connection]:
         """A connection to a shard's database, in a transaction."""
@@ -75,87 +84,78 @@ class Server:
                 yield connection
                 await connection.execute("COMMIT")
 
-    async def rows(
-        self,
-        shard: int,
-        table: Table,
-        after: Row | None = None,
-        slots: Collection[int] | None = None,
-    ) -> AsyncGenerator[list[Row], None]:
-        """See ``Place.rows``."""
-        sql = _dialect(shard).rows(table, after=after is not None, slots=slots)
+    def dialect(self, shard: int) -> Dialect:
+        """See ``Place.dialect``."""
+        return Dialect(f"{statements.schema_of(shard)}.", dollars=True)
+
+    async def fetch(self, shard: int, sql: str, parameters: Row = ()) -> list[Row]:
+        """See ``Place.fetch``."""
         async with self._at(shard, writes=False) as connection:
-            cursor = await connection.cursor(sql, *(after or ()))
-            while rows := await cursor.fetch(CHUNK_ROWS):
-                yield [tuple(row) for row in rows]
+            return await fetch(connection, sql, *parameters)
+
+    async def run(self, shard: int, calls: Sequence[Call]) -> None:
+        """See ``Place.run``; the same statement many times over is one trip."""
+        if calls:
+            async with self._at(shard) as connection:
+                for sql, group in groupby(calls, key=itemgetter(0)):
+                    rows = [parameters for _, parameters in group]
+                    if any("\0" in one for row in rows for one in row if isinstance(one, str)):
+                        rows = [statements.storable(row) for row in rows]
+                    await connection.executemany(sql, rows)
 
     async def put(self, shard: int, table: Table, columns: Sequence[str], rows: list[Row]) -> None:
         """See ``Place.put``."""
-        texts = [n for n, column in enumerate(columns) if _kind(table, column) == "TEXT"]
+        texts = [n for n, column in enumerate(columns) if table.kind(column) == "TEXT"]
         if any("\0" in (row[n] or "") for row in rows for n in texts):
             rows = [statements.storable(row) for row in rows]
-        async with self._at(shard) as connection:
-            await connection.copy_records_to_table(
-                table.name,
-                schema_name=statements.schema_of(shard),
-                columns=columns,
-                records=rows,
-            )
+        try:
+            async with self._at(shard) as connection:
+                await connection.copy_records_to_table(
+                    table.name,
+                    schema_name=statements.schema_of(shard),
+                    columns=columns,
+                    records=rows,
+                )
+        except StoreError as error:
+            if code_of(error.__cause__ or error) != UNIQUE or columns != table.columns:
+                raise
+            # A key that was used anew while it was copied is here, of an earlier time.
+            sql = self.dialect(shard).upsert(table)
+            await self.run(shard, [(sql, row) for row in rows])
 
-    async def last(self, shard: int, table: Table) -> Row | None:
-        """See ``Place.last``."""
-        found = await self.fetch(shard, _dialect(shard).last(table))
-        return found[0] if found else None
-
-    async def facts(
+    async def rows(
         self, shard: int, table: Table, slots: Collection[int] | None = None
-    ) -> tuple[int, ...]:
-        """See ``Place.facts``."""
-        return (await self.fetch(shard, _dialect(shard).facts(table, slots)))[0]
-
-    async def marks(self, shard: int) -> dict[str, int]:
-        """See ``Place.marks``."""
-        return dict(await self.fetch(shard, _dialect(shard).marks()))
-
-    async def set_marks(self, shard: int, marks: Mapping[str, int]) -> None:
-        """See ``Place.set_marks``."""
-        sql = _dialect(shard).set_mark()
-        async with self._at(shard) as connection:
-            await connection.executemany(sql, list(marks.items()))
+    ) -> AsyncGenerator[list[Row], None]:
+        """See ``Place.rows``."""
+        sql = self.dialect(shard).rows(table, slots)
+        async with self._at(shard, writes=False) as connection:
+            cursor = await connection.cursor(sql)
+            while rows := await cursor.fetch(CHUNK_ROWS):
+                yield [tuple(row) for row in rows]
 
     async def settle(self, shard: int) -> None:
-        """Count what is queued, note what is in flight, and let the server learn what is there."""
+        """Count what is queued and what waits, and note what is in flight."""
         named = statements.moving_statements(statements.schema_of(shard))
-        dialect = _dialect(shard)
+        dialect = self.dialect(shard)
         async with self._at(shard) as connection:
             for name in _SETTLED:
                 await connection.execute(named[name])
             for sql in (dialect.count_on(table) for table in tables().values() if table.counted):
                 await connection.execute(sql)
+
+    async def analyze(self, shard: int) -> None:
+        """Let the server learn how much is there, or its plans are poor."""
+        dialect = self.dialect(shard)
         with _told(self._places[shard].name):
             async with self._places[shard].connection() as connection:
                 for sql in map(dialect.analyze, tables().values()):
                     await connection.execute(sql)
 
-    def dialect(self, shard: int) -> Dialect:
-        """See ``Place.dialect``."""
-        return _dialect(shard)
-
-    async def run(self, shard: int, calls: Sequence[tuple[str, Row]]) -> None:
-        """See ``Place.run``."""
-        async with self._at(shard) as connection:
-            for sql, parameters in calls:
-                await connection.execute(sql, *parameters)
-
     async def proof(self, shard: int, step: Callable[[str], None]) -> Proof:
         """See ``Place.proof``."""
+        await self.analyze(shard)
         async with self._at(shard, writes=False) as connection:
             return await audit(connection, statements.schema_of(shard), shard, step)
-
-    async def fetch(self, shard: int, sql: str) -> list[Row]:
-        """See ``Place.fetch``."""
-        async with self._at(shard, writes=False) as connection:
-            return await fetch(connection, sql)
 
     # The catalog, and the schemas as a whole.
 
@@ -196,8 +196,12 @@ class Server:
                 found += [f"{database.name}: the schema {schema}" for (schema,) in rows]
         return found
 
-    async def make_catalog(self, chart: Chart, now_ms: int) -> None:
-        """Make a catalog that says this; with ``moving`` in it, nobody else opens it."""
+    async def write_catalog(self, chart: Chart, now_ms: int) -> None:
+        """Let the catalog, made if need be, say this; with ``moving`` in it, it opens for nobody.
+
+        Raises:
+            StoreError: it says already that it is something else.
+        """
         steps = statements.migrations("catalog", statements.CATALOG)
         with _told(self.databases[0].name):
             await migrate(self.databases[0], statements.CATALOG, steps, now_ms)
@@ -207,8 +211,10 @@ class Server:
         ]
         async with self._transaction(self.databases[0]) as connection:
             await connection.execute(self._sql["catalog_lock"])
-            if await fetch(connection, self._sql["catalog_shards"]):
+            meta = dict(await fetch(connection, self._sql["catalog_meta"]))
+            if meta and meta.get(MOVING, "").split()[:1] != chart.meta[MOVING].split()[:1]:
                 raise StoreError(f"{self.databases[0].name} is not empty any more")
+            await connection.execute(self._sql["catalog_clear"])
             for name, rows in (
                 ("catalog_shard_add", places),
                 ("catalog_slot_add", chart.slots),
@@ -244,7 +250,7 @@ class Server:
 
     async def drop_shard(self, shard: int) -> None:
         """Remove a shard's schema."""
-        await self._drop(self._places[shard], _dialect(shard))
+        await self._drop(self._places[shard], self.dialect(shard))
 
     async def drop(self, chart: Chart) -> None:
         """Remove everything of a store; the catalog, which tells whose it is, last."""
@@ -318,11 +324,3 @@ def _told(name: str) -> Iterator[None]:
         raise StoreError(text if text.startswith(name) else f"{name}: {text}") from error
     except ERRORS as error:
         raise StoreError(f"{name}: {sentence(error)}") from error
-
-
-def _dialect(shard: int) -> Dialect:
-    return Dialect(f"{statements.schema_of(shard)}.", dollars=True)
-
-
-def _kind(table: Table, column: str) -> str:
-    return table.kinds[table.columns.index(column)]

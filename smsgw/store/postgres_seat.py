@@ -17,7 +17,7 @@ from typing import Final
 from smsgw.errors import StoreError
 from smsgw.store import postgres_statements as statements
 from smsgw.store.base import ShardUnavailableError
-from smsgw.store.places import MOVING
+from smsgw.store.places import INTO, MOVING
 from smsgw.store.postgres_connection import Connection, Database, fetch
 
 SEATS: Final = 16
@@ -118,7 +118,7 @@ async def _end_moving(
     Where the store is, that directory alone can tell, and it has: it holds no catalog.
 
     Raises:
-        StoreError: it is, or was, another directory that moves it.
+        StoreError: it is, or was, another directory that moves it; or it is not all here yet.
     """
     if MOVING not in meta:
         return
@@ -126,6 +126,8 @@ async def _end_moving(
         raise StoreError(
             f"{database.name}: another data directory moves this store, or has moved it to files"
         )
+    if meta[MOVING].split()[-1] == INTO:
+        raise StoreError(f"{database.name} holds an unfinished copy of a store in files")
     sql = statements.moving_statements(statements.CATALOG)
     await connection.execute(sql["catalog_meta_forget"], MOVING)
 

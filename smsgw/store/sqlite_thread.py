@@ -43,7 +43,8 @@ class SqliteThread:
         """
         check_version()
         connection = aiosqlite.connect(
-            path,
+            _to_read(path) if read_only else path,
+            uri=read_only,
             isolation_level=None,
             cached_statements=_STATEMENTS_CACHED,
             check_same_thread=False,
@@ -81,6 +82,11 @@ class SqliteThread:
         """Close the connection and end its thread."""
         self._closed = True
         await self._connection.close()
+
+
+def _to_read(path: Path) -> str:
+    """How a file is named to be only read: the last one to close it folds no log back then."""
+    return f"{path.absolute().as_uri()}?mode=ro"
 
 
 def check_version() -> None:

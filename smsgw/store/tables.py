@@ -18,11 +18,18 @@ from smsgw.store import statements
 from smsgw.store.sqlite_thread import migrate
 
 Row = tuple[Any, ...]
+Call = tuple[str, Row]
+"""A statement with its parameters."""
+Span = tuple[Row | None, Row | None]
+"""A range of keys: behind the first, up to the second; None is no limit."""
+ALL: Final[Span] = (None, None)
 
+_TIMES: Final = ("updated_at_ms", "at_ms", "created_at_ms")
 _NO_TABLES: Final = frozenset({"migration", "meta", "key_filter"})
-_LOW_BITS: Final = (1 << 20) - 1
-"""Of every integer so many bits are summed: no sum of them overflows."""
-_MONEY: Final = frozenset({"parts", "messages", "waiting", "sequence"})
+_SERVER_KEYS: Final = {"idempotency": ("client", "digest")}
+"""What a server knows a row by, where that is less than in a file."""
+_BITS: Final = (1 << 31) - 1
+_FACTOR_BITS: Final = (1 << 25) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +40,27 @@ class Table:
     columns: tuple[str, ...]
     kinds: tuple[str, ...]
     key: tuple[str, ...]
+    nullable: frozenset[str] = frozenset()
 
     def key_of(self, row: Row) -> Row:
         """The key of a row."""
         return tuple(row[self.columns.index(column)] for column in self.key)
+
+    def kind(self, column: str) -> str:
+        """A column's type in a file."""
+        return self.kinds[self.columns.index(column)]
+
+    @property
+    def changed_at(self) -> str | None:
+        """The time of a row's last change, where it has one and is changed often."""
+        times = (column for column in _TIMES if column in self.columns)
+        return None if self.name == "client" else next(times, None)
+
+    @property
+    def bounds(self) -> tuple[str, ...]:
+        """What limits ranges: the key up to its first text, which servers order as they like."""
+        texts = (n for n, column in enumerate(self.key) if self.kind(column) == "TEXT")
+        return self.key[: next(texts, None)]
 
     @property
     def counted(self) -> bool:
@@ -63,12 +87,13 @@ def _described(connection: sqlite3.Connection, name: str) -> Table:
         tuple(column for _, column, *_ in found),
         tuple(kind for _, _, kind, *_ in found),
         tuple(column for _, column in keyed),
+        frozenset(column for _, column, _, never, _, place in found if not never and not place),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How SQL is written where a shard is: its schema, its parameters, its order of texts."""
+    """How SQL is written where a shard is: its schema, its parameters."""
 
     schema: str = ""
     dollars: bool = False
@@ -77,30 +102,53 @@ class Dialect:
         """A table's full name."""
         return f"{self.schema}{name}"
 
-    def _parameters(self, count: int) -> str:
-        return ", ".join(f"${n + 1}" if self.dollars else "?" for n in range(count))
+    def _parameters(self, count: int, before: int = 0) -> str:
+        numbers = range(before + 1, before + count + 1)
+        return ", ".join(f"${n}" if self.dollars else "?" for n in numbers)
 
-    def _ordered(self, table: Table) -> list[str]:
-        """The key's columns, so that both dialects sort alike: texts by their bytes."""
-        kinds = dict(zip(table.columns, table.kinds, strict=True))
-        bytewise = ' COLLATE "C"' if self.dollars else ""
-        return [column + (bytewise if kinds[column] == "TEXT" else "") for column in table.key]
+    def _within(self, table: Table, span: Span) -> Call:
+        """The condition that a row's key is in a range."""
+        names = ", ".join(table.bounds)
+        conditions: list[str] = []
+        parameters: Row = ()
+        for sign, limit in zip((">", "<="), span, strict=True):
+            if limit is not None:
+                listed = self._parameters(len(limit), len(parameters))
+                conditions.append(f"({names}) {sign} ({listed})")
+                parameters += limit
+        return " AND ".join(conditions) or "TRUE", parameters
 
-    def rows(self, table: Table, *, after: bool, slots: Collection[int] | None = None) -> str:
-        """Rows in the order of their keys: ``after`` a key that is given, only of some slots."""
-        key = ", ".join(self._ordered(table))
-        conditions = [f"({key}) > ({self._parameters(len(table.key))})"] if after else []
-        if slots is not None:
-            conditions.append(self.of_slots(table, slots))
-        where = " AND ".join(conditions) or "TRUE"
-        columns = ", ".join(table.columns)
-        return f"SELECT {columns} FROM {self.table(table.name)} WHERE {where} ORDER BY {key}"
+    def read(self, table: Table, span: Span) -> Call:
+        """The rows of a range."""
+        condition, parameters = self._within(table, span)
+        return self._rows(table, condition), parameters
 
-    def last(self, table: Table) -> str:
-        """The last key."""
-        order = ", ".join(f"{column} DESC" for column in self._ordered(table))
-        key = ", ".join(table.key)
-        return f"SELECT {key} FROM {self.table(table.name)} ORDER BY {order} LIMIT 1"
+    def rows(self, table: Table, slots: Collection[int] | None) -> str:
+        """All rows, or only those of some slots."""
+        return self._rows(table, "TRUE" if slots is None else self.of_slots(table, slots))
+
+    def _rows(self, table: Table, condition: str) -> str:
+        columns, order = ", ".join(table.columns), ", ".join(table.bounds)
+        name = self.table(table.name)
+        return f"SELECT {columns} FROM {name} WHERE {condition} ORDER BY {order}"
+
+    def recent(self, table: Table, low: Row | None, since_ms: int, rows: int) -> Call:
+        """So many of the rows behind a key that have changed since a time."""
+        condition, parameters = self._within(table, (low, None))
+        since = self._parameters(1, len(parameters))
+        found = self._rows(table, f"{condition} AND {table.changed_at} >= {since}")
+        return f"{found} LIMIT {rows}", (*parameters, since_ms)
+
+    def bound(self, table: Table, low: Row | None, rows: int) -> Call:
+        """The key so many rows behind another one."""
+        condition, parameters = self._within(table, (low, None))
+        names, name = ", ".join(table.bounds), self.table(table.name)
+        found = f"SELECT {names} FROM {name} WHERE {condition} ORDER BY {names}"
+        return f"{found} LIMIT 1 OFFSET {rows - 1}", parameters
+
+    def count(self, table: Table) -> str:
+        """How many rows there are."""
+        return f"SELECT count(*) FROM {self.table(table.name)}"
 
     def insert(self, table: Table, columns: Sequence[str]) -> str:
         """Add a row."""
@@ -108,23 +156,67 @@ class Dialect:
         values = self._parameters(len(columns))
         return f"INSERT INTO {self.table(table.name)} ({names}) VALUES ({values})"
 
-    def facts(self, table: Table, slots: Collection[int] | None = None) -> str:
-        """How many rows there are, and what each column adds up to."""
-        kept = [
-            (column, kind)
-            for column, kind in zip(table.columns, table.kinds, strict=True)
-            # A client has another number elsewhere, and what is only counted has, too.
-            if slots is None or not _is_local(table, column)
-        ]
-        sums = [_sum(column, kind) for column, kind in kept]
-        sums += [
-            f"CAST(coalesce(sum({column}), 0) AS bigint)"
-            for column, _ in kept
-            if column.endswith("_cents") or column in _MONEY
-        ]
-        where = "TRUE" if slots is None else self.of_slots(table, slots)
-        listed = ", ".join(["count(*)", *sums])
-        return f"SELECT {listed} FROM {self.table(table.name)} WHERE {where}"
+    def upsert(self, table: Table) -> str:
+        """Add a row, or put it in the place of the one that has its key."""
+        keys = _SERVER_KEYS.get(table.name, table.key) if self.dollars else table.key
+        key = ", ".join(keys)
+        changes = ", ".join(f"{c} = excluded.{c}" for c in table.columns if c not in keys)
+        # A server counts some numbers itself, and wants to be told that this one is given.
+        given = "OVERRIDING SYSTEM VALUE " if self.dollars else ""
+        insert = self.insert(table, table.columns).replace("VALUES", f"{given}VALUES")
+        action = f"UPDATE SET {changes}" if changes else "NOTHING"
+        return f"{insert} ON CONFLICT ({key}) DO {action}"
+
+    def remove(self, table: Table) -> str:
+        """Delete a row by its key."""
+        keys, values = ", ".join(table.key), self._parameters(len(table.key))
+        return f"DELETE FROM {self.table(table.name)} WHERE ({keys}) = ({values})"
+
+    def clear(self, table: Table, span: Span) -> Call:
+        """Delete the rows of a range."""
+        condition, parameters = self._within(table, span)
+        return f"DELETE FROM {self.table(table.name)} WHERE {condition}", parameters
+
+    def facts(self, table: Table, span: Span = ALL, slots: Collection[int] | None = None) -> Call:
+        """How many rows there are, and sums that change with every change of any of them.
+
+        What is made of each row is summed, and so is the middle of its square: changes of two rows
+        may make up for each other in the one sum, but not in both.
+        """
+        # A client has another number elsewhere, and what is only counted has, too.
+        kept = [c for c in table.columns if slots is None or not _is_local(table, c)]
+        condition, parameters = self._within(table, span)
+        if slots is not None:
+            condition += f" AND {self.of_slots(table, slots)}"
+        squares = f"(made * made >> 16) & {_BITS}"
+        sums = (f"CAST(coalesce(sum({one}), 0) AS bigint)" for one in ("made", squares))
+        listed, name = ", ".join(["count(*)", *sums]), self.table(table.name)
+        # A subquery with a limit stays one: each row's number is made once.
+        rows = f"SELECT {self._made(table, kept)} AS made FROM {name} WHERE {condition}"
+        return f"SELECT {listed} FROM ({rows} LIMIT {_BITS}) AS rows", parameters
+
+    def prints(self, table: Table, span: Span) -> Call:
+        """The keys of a range, each with what is made of its row."""
+        condition, parameters = self._within(table, span)
+        columns = ", ".join([*table.key, self._made(table, table.columns)])
+        return f"SELECT {columns} FROM {self.table(table.name)} WHERE {condition}", parameters
+
+    def _made(self, table: Table, columns: Sequence[str]) -> str:
+        """One number of a row, to which every integer adds itself with a factor of its own.
+
+        A text or a blob only adds whether it is there: where one changes, an integer does, too.
+        """
+        terms = []
+        for place, column in enumerate(columns, 1):
+            # An odd number of 25 bits: 60 columns do not overflow.
+            factor = 2654435761 * place >> 6 & _FACTOR_BITS | 1
+            if table.kind(column) == "INTEGER":
+                value = f"coalesce({column}, -1)" if column in table.nullable else column
+                value = f"CAST({value} AS bigint)" if self.dollars else value
+                terms.append(f"({value} & {_BITS}) * {factor}")
+            elif column in table.nullable:
+                terms.append(f"CASE WHEN {column} IS NULL THEN 0 ELSE {factor} END")
+        return f"({' + '.join(terms)}) & {_BITS}"
 
     def of_slots(self, table: Table, slots: Collection[int]) -> str:
         """The condition that a row belongs to a client of some slots."""
@@ -180,10 +272,6 @@ class Dialect:
         """The last number of a client."""
         return f"SELECT coalesce(max(number), 0) FROM {self.table('client')}"
 
-    def delete_number(self, table: Table) -> str:
-        """Delete a row by its number."""
-        return f"DELETE FROM {self.table(table.name)} WHERE number = {self._parameters(1)}"
-
     def slots_used(self) -> str:
         """The slots that have clients."""
         return f"SELECT DISTINCT slot FROM {self.table('client')}"
@@ -223,9 +311,3 @@ def _is_local(table: Table, column: str) -> bool:
     if column == "client" or (table.name == "client" and column == "number"):
         return True
     return table.counted and column == "number"
-
-
-def _sum(column: str, kind: str) -> str:
-    if kind == "INTEGER":
-        return f"CAST(coalesce(sum(CAST({column} AS bigint) & {_LOW_BITS}), 0) AS bigint)"
-    return f"count({column})"

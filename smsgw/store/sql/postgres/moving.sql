@@ -8,6 +8,10 @@ SELECT 1 FROM pg_namespace WHERE nspname = $1;
 -- The schemas that are named like a shard's.
 SELECT nspname FROM pg_namespace WHERE nspname ~ '^smsgw_[0-9]{2,3}$' ORDER BY nspname;
 
+-- name: catalog_clear
+-- Let the catalog say nothing, to be written anew.
+TRUNCATE catalog.slot, catalog.shard, catalog.route, catalog.pause, catalog.meta;
+
 -- name: catalog_slot_add
 -- Say where a slot is.
 INSERT INTO catalog.slot (slot, shard, moved_from) VALUES ($1, $2, $3);
@@ -28,6 +32,10 @@ DELETE FROM catalog.meta WHERE key = $1;
 -- Forget the clients' places in queues, to count them again.
 DELETE FROM shard.flow AS f WHERE NOT EXISTS (SELECT 1 FROM shard.client WHERE number = f.client);
 
+-- name: flows_empty
+-- Let nobody have a place in a queue, to count them again.
+UPDATE shard.flow SET waiting = 0, parts = 0 WHERE waiting <> 0 OR parts <> 0;
+
 -- name: flows_count
 -- Count the clients' places in queues; where a client goes on is behind its last place.
 INSERT INTO shard.flow AS f
@@ -35,6 +43,7 @@ INSERT INTO shard.flow AS f
 SELECT client, route, lane, max(rank) + 1, count(*), sum(parts), 0, 0
 FROM shard.queue GROUP BY client, route, lane
 ON CONFLICT (client, route, lane) DO UPDATE SET
+    next_rank = greatest(f.next_rank, excluded.next_rank),
     waiting = excluded.waiting, parts = excluded.parts;
 
 -- name: backlog_forget
