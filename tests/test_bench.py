@@ -36,7 +36,7 @@ TINY = {
     "otp": Otp(rounds=1, seconds=0.4, clients=20, backlog=500, latency_ms=1),
     "fair": Fair(rounds=1, seconds=0.4, clients=10, backlog=800, parts_per_s=500),
     "steady": Steady(rounds=2, seconds=0.6, clients=20, connections=8, rate=100),
-    "history": History(rounds=1, seconds=0.2, clients=20, connections=8, messages=1000),
+    "history": History(rounds=1, seconds=0.2, warm_s=0.2, clients=20, connections=8, messages=1000),
     "memory": Memory(rounds=1, seconds=0.3, clients=20, backlog=500),
 }
 BESIDE = {"fsync_p50_ms", "bare_per_s", "bare_load_cpu"}

@@ -20,7 +20,7 @@ import pytest
 
 from tests.support import DELIVERED, DEMO, Served, clean_environment
 
-CYCLES = 20
+CYCLES = 16
 CLIENTS = [DEMO, *(f"550e8400-e29b-41d4-a716-4466554400{n:02d}" for n in range(1, 11))]
 FINAL = {"DELIVERED", "FAILED_PERM", "EXPIRED", "CANCELLED", "UNKNOWN"}
 Start = Callable[..., Served]

@@ -190,8 +190,10 @@ def test_killed_when_it_was_decided_the_server_is_the_store(
 
 
 def test_two_migrations_do_not_run_side_by_side(
-    gateway: Served, url: str, capsys: pytest.CaptureFixture[str]
+    gateway: Served, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patient = DataDirectory.open
+    monkeypatch.setattr(DataDirectory, "open", lambda path, purpose: patient(path, purpose, 0.0))
     with migration.alone(gateway.data):
         for more in ([], ["--live"]):
             complaint = refused(capsys, "--data", gateway.data, "migrate", "--to", url, *more)

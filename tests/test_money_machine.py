@@ -753,7 +753,7 @@ class MoneyInPostgres(Money):
 
 @pytest.mark.timeout(900)  # a failure is made small before it is told
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(Money, 150), (MoneyInPostgres, 15)], ids=["sqlite", "postgres"]
+    ("machine", "examples"), [(Money, 110), (MoneyInPostgres, 12)], ids=["sqlite", "postgres"]
 )
 def test_the_file_does_what_the_model_does(machine: type[Money], examples: int) -> None:
     run_state_machine_as_test(
