@@ -176,7 +176,7 @@ async def to_server_live(
 
 
 async def _follow(path: Path, server: "Server", now_ms: int, step: Step) -> _Following:
-    """Copy what is served, until little is left to do or it gets no less."""
+    """Copy what is served, until little is left to do or it was tried often enough."""
     files = Files(path, read_only=True)
     try:
         chart = await CatalogFile.look(path / CATALOG)

@@ -110,7 +110,8 @@ def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cach
         "mmap_size": 0,
         # What a wide statement may have to undo stays in memory: beyond 64 KiB, and with a long
         # history there is more, each statement would make and remove a file of its own.
-        "temp_store": 2,
+        # Readers sort on the disk: an audit may have much to sort.
+        "temp_store": 0 if read_only else 2,
         # Nobody checkpoints by chance: SQLite before 3.51.3 can corrupt a WAL where a checkpoint
         # that begins with nothing to do meets a commit. See SqliteShard.tidy.
         "wal_autocheckpoint": 0,
