@@ -299,6 +299,36 @@ async def test_a_log_that_grew_too_long_is_folded_back(
     await store.close()
 
 
+async def test_no_fold_begins_where_nothing_was_committed_since_the_last(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a one, and a commit at that moment, is what SQLite before 3.51.3 corrupts a log by."""
+    monkeypatch.setattr("smsgw.store.sqlite._CHECKPOINT_CHANGES", 0)
+    store = await open_shard(path)
+    begun: list[str] = []
+    store._folder.raw.set_trace_callback(begun.append)
+
+    async def tidied() -> int:
+        """How many folds the next two calls begin."""
+        begun.clear()
+        await store.tidy()
+        assert store._folding is not None
+        await asyncio.wait([store._folding])
+        await store.tidy()
+        return sum("wal_checkpoint" in statement for statement in begun)
+
+    assert await tidied() == 0
+    await turn(store, AddClient(CLIENT, "test", 1, 1000))
+    assert await tidied() == 1
+    assert await tidied() == 0
+    # A turn that writes nothing commits nothing, however many changes were undone meanwhile.
+    await turn(store)
+    assert await tidied() == 0
+    await turn(store, AddClient(b"x" * 16, "test"))
+    assert await tidied() == 1
+    await store.close()
+
+
 async def test_a_log_is_being_folded_back_when_the_shard_is_closed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

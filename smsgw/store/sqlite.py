@@ -87,6 +87,7 @@ class SqliteShard:
         self._next_client = 1
         self._counted_to = 0
         self._folded_at = 0
+        self._folded_version: int | None = None
         self._seal_at_s = 0.0
 
     @classmethod
@@ -126,6 +127,7 @@ class SqliteShard:
             self = cls(number, path, writer, opened[1], opened[2:], wal_bytes_max)
             # After a failed flush, only this makes what is in the log safe to build on.
             await writer.run(lambda: writer.raw.execute(_FOLD_ALL).fetchall())
+            self._folded_version = await self._folder.run(_version, self._folder)
             await writer.run(self._remember)
         except BaseException as error:
             for thread in opened:
@@ -359,7 +361,8 @@ class SqliteShard:
         Most of the log is folded back beside the turns, by a connection of its own; the writer then
         folds what has come meanwhile, so that the log begins anew. The one fault of SQLite before
         3.51.3 needs a checkpoint that begins when all is folded already, and a commit at that very
-        moment: ours begins after thousands of changes, and the writer's own meets no commit.
+        moment: the one beside the turns begins only where something was committed since the writer
+        has folded all, and the writer's own meets no commit.
         """
         begun_s = time.perf_counter()
         if begun_s >= self._seal_at_s:
@@ -373,9 +376,17 @@ class SqliteShard:
                 await self._folded()
                 too_long = self.wal_bytes() > self._wal_bytes_max
                 await self._writer.run(_fold, self._writer, _FOLD_ALL if too_long else _FOLD)
+                self._folded_at = changes
+                self._folded_version = await self._folder.run(_version, self._folder)
         elif changes - self._folded_at >= _CHECKPOINT_CHANGES:
             self._folded_at = changes
-            self._folding = asyncio.create_task(self._folder.run(_fold, self._folder, _FOLD))
+            self._folding = asyncio.create_task(self._folder.run(self._fold_beside))
+
+    def _fold_beside(self) -> None:
+        # Changes are counted also where they were undone; this tells of commits alone.
+        before, now = self._folded_version, _version(self._folder)
+        if before is not None and now is not None and before != now:
+            _fold(self._folder, _FOLD)
 
     async def _folded(self) -> None:
         """Wait until nobody folds."""
@@ -472,6 +483,17 @@ class SqliteShard:
         with contextlib.suppress(sqlite3.Error):
             await self._writer.run(lambda: self._writer.raw.execute(_FOLD_ALL).fetchall())
         await self._writer.close()
+
+
+def _version(thread: SqliteThread) -> int | None:
+    """A number that changes with each commit of another connection that wrote anything.
+
+    None where it cannot be read now.
+    """
+    with contextlib.suppress(sqlite3.OperationalError):
+        found: int = thread.raw.execute("PRAGMA data_version").fetchone()[0]
+        return found
+    return None
 
 
 def _fold(thread: SqliteThread, statement: str) -> None:
