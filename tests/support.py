@@ -154,6 +154,10 @@ class Scripted:
 async def crash(gateway: Gateway) -> None:
     """End a gateway as a killed process would: what is on disk stays, nothing more is written."""
     gateway.serving = False
+    left = gateway.receipts._tasks | gateway.otp._tasks
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
     await gateway.close()
 
 

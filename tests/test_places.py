@@ -346,3 +346,30 @@ async def test_what_was_lost_after_it_was_written_is_found(
     await asyncio.to_thread(rows, place, f"DELETE FROM {name}")
     with pytest.raises(StoreError, match="differ"):
         await copying.finish(files)
+
+
+async def test_no_side_is_asked_any_more_once_the_other_has_failed(
+    monkeypatch: pytest.MonkeyPatch, files: Files, trusting: Server
+) -> None:
+    copying = Copying(trusting, SHARDS, quiet)
+    await copying.go(files, 1)
+    asked = asyncio.Event()
+    asking: set[str] = set()
+
+    async def slow(*_: Any, **__: Any) -> Any:
+        asking.add("the server")
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asking.clear()
+
+    async def failing(*_: Any, **__: Any) -> Any:
+        await asked.wait()
+        raise StoreError("the file cannot be read")
+
+    monkeypatch.setattr(trusting, "facts", slow)
+    monkeypatch.setattr(files, "facts", failing)
+    with pytest.raises(StoreError, match="cannot be read"):
+        await copying.finish(files)
+    assert not asking

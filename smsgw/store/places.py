@@ -16,6 +16,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
+    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -23,7 +24,7 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from smsgw.clock import SystemClock
 from smsgw.errors import StoreError
@@ -45,6 +46,8 @@ TIDYING: Final = "tidying"
 
 Whoever opens the store then has to remove what is not where the catalog says.
 """
+
+T = TypeVar("T")
 
 Step = Callable[[str, int, int], None]
 """Told what is being done, how many rows are done, and how many there are."""
@@ -183,13 +186,14 @@ class _Pair:
 
     async def same(self, one: _Range) -> bool:
         """Whether both sides say the same of a range."""
-        asking = [self.source.facts(self.shard, self.table, one.span)]
+        ours = self.source.facts(self.shard, self.table, one.span)
         if one.facts is None:
-            asking.append(self.target.facts(self.shard, self.table, one.span))
-        ours, *theirs = await asyncio.gather(*asking)
-        one.facts = theirs[0] if theirs else one.facts
-        one.rows = ours[0]
-        return ours == one.facts
+            theirs = self.target.facts(self.shard, self.table, one.span)
+            said, one.facts = await _together(ours, theirs)
+        else:
+            said = await ours
+        one.rows = said[0]
+        return said == one.facts
 
     async def mended(self, span: Span, *, known: bool) -> AsyncIterator[tuple[_Range, int]]:
         """Bring a range in line, piece by piece.
@@ -233,7 +237,7 @@ class _Pair:
 
     async def _compared(self, span: Span) -> tuple[_Range, int]:
         """Replace the rows that differ."""
-        ours, theirs = await asyncio.gather(
+        ours, theirs = await _together(
             self.source.prints(self.shard, self.table, span),
             self.target.prints(self.shard, self.table, span),
         )
@@ -313,12 +317,7 @@ class Copying:
             for shard in waiting:
                 await work(shard)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(at_once):
-                    group.create_task(some())
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await _together(*(some() for _ in range(at_once)))
 
     async def _bring(self, source: Place, quick: bool, shard: int) -> None:
         late: list[Call] = []
@@ -391,6 +390,16 @@ class Copying:
                     raise StoreError(f"shard {shard}: {table.name} differs after the copy")
         if await source.marks(shard) != await self._target.marks(shard):
             raise StoreError(f"shard {shard}: its marks differ after the copy")
+
+
+async def _together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """What comes of several at once; when one fails, the others have ended before that is told."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def audit(place: Place, shards: Iterable[int], step: Step) -> None:
