@@ -235,11 +235,11 @@ class Allotter:
         self.changed: Callable[[], None] = lambda: None
         """Called when a turn has ended that held places: others may find some now."""
         self._regular_share = regular_share
-        self._regular_owed: dict[int, float] = {}
+        self._regular_owed: dict[str, float] = {}
         self._shards: dict[int, _ShardView] = {}
         self._waits: Counter[QueueKey] = Counter()
         self._claimed: dict[QueueKey, int] = {}
-        self._used: dict[int, int] = {}
+        self._used: dict[QueueKey, int] = {}
 
     def report(
         self,
@@ -283,9 +283,11 @@ class Allotter:
                     lowest[key] = min(head, lowest.get(key, head))
         if len(self.routes) > 1:
             # A route that begins to wait is as far as the one that was served least.
-            used = {route: n for route, n in self._used.items() if self._waits_on(route)}
-            least = min(used.values(), default=0)
-            self._used = {route: used.get(route, least) for route, _ in self._waits}
+            used = {key: parts for key, parts in self._used.items() if key in self._waits}
+            least: dict[int, int] = {}
+            for (_, lane), parts in used.items():
+                least[lane] = min(parts, least.get(lane, parts))
+            self._used = {key: used.get(key, least.get(key[1], 0)) for key in self._waits}
         virtual = self.virtual
         for key, rank in self._claimed.items():
             virtual[key] = max(virtual.get(key, 0), min(rank, lowest.get(key, rank)))
@@ -354,21 +356,41 @@ class Allotter:
                 grants.append(Grant(ANY, ANY, name, parts, routes=routes))
         return grants
 
-    def _free(self, route: int, now_s: float) -> dict[str, int]:
-        """The free places of a route's operators.
+    def _free(self, route: int, now_s: float) -> dict[Lane, dict[str, int]]:
+        """The free places of a route's operators for each lane: express first, but never all.
 
-        An operator that several routes share is divided evenly over those that wait; what is left
-        over goes to those that have used least.
+        What several routes share is divided evenly over those that wait, one lane after the other:
+        so express of one goes before what is regular on any.
         """
-        free = {name: self.links[name].free(now_s) for name in self.routes[route]}
-        if len(self.routes) > 1:
-            for name in free:
-                sharing = [other for other in self._used if name in self.routes.get(other, ())]
-                if route in sharing:
-                    sharing.sort(key=lambda other: (self._used[other], other))
-                    share, rest = divmod(free[name], len(sharing))
-                    free[name] = share + (sharing.index(route) < rest)
+        free: dict[Lane, dict[str, int]] = {lane: {} for lane in _LANES}
+        for name in self.routes[route]:
+            places = self.links[name].free(now_s)
+            if places:
+                hurried, patient = (self._sharing(name, lane) for lane in _LANES)
+                express = sum(self._waits[key] for key in hurried)
+                for_express = places - (self._kept(name, places) if patient else 0)
+                for_regular = places - min(express, for_express)
+                free[Lane.EXPRESS][name] = self._part(for_express, route, hurried)
+                free[Lane.REGULAR][name] = self._part(for_regular, route, patient)
         return free
+
+    def _sharing(self, name: str, lane: Lane) -> list[QueueKey]:
+        """What waits in a lane for an operator, that which was served least first."""
+        keys = [
+            key for key in self._waits if key[1] == lane and name in self.routes.get(key[0], ())
+        ]
+        if len(keys) > 1:
+            keys.sort(key=lambda key: (self._used.get(key, 0), key))
+        return keys
+
+    @staticmethod
+    def _part(places: int, route: int, sharing: list[QueueKey]) -> int:
+        """An even part of some places; what is left over goes to the first."""
+        for index, key in enumerate(sharing):
+            if key[0] == route:
+                share, rest = divmod(places, len(sharing))
+                return share + (index < rest)
+        return 0
 
     def _waits_on(self, route: int) -> int:
         return sum(self._waits[route, lane] for lane in _LANES)
@@ -378,32 +400,22 @@ class Allotter:
         shard: int,
         route: int,
         stored: dict[Lane, int],
-        free: dict[str, int],
+        free: dict[Lane, dict[str, int]],
         parts_max: int,
     ) -> list[Grant]:
-        """Divide a route's free places over its lanes: express first, but never all."""
-        places = sum(free.values())
-        express = self._waits[route, Lane.EXPRESS]
-        regular = self._waits[route, Lane.REGULAR]
-        for_express = places - self._kept(route, places, regular)
-        lanes = {
-            Lane.EXPRESS: for_express,
-            Lane.REGULAR: places - min(express, for_express),
-        }
+        """Grants for a route, lane by lane."""
         found = []
-        for lane, most in lanes.items():
+        for lane, places in free.items():
+            most = sum(places.values())
             parts, rank_max = self._may_claim(shard, (route, int(lane)), stored[lane], most)
             parts = min(parts, parts_max)
             parts_max -= parts
-            found += self._reserve(route, lane, parts, rank_max, free)
+            found += self._reserve(route, lane, parts, rank_max, places)
         return found
 
-    def _kept(self, route: int, places: int, regular: int) -> int:
-        """How many of some places are kept for the regular lane."""
-        if not regular:
-            self._regular_owed.pop(route, None)
-            return 0
-        owed = self._regular_owed.get(route, 0.0)
+    def _kept(self, name: str, places: int) -> int:
+        """How many of an operator's places are kept for the regular lane, of which some waits."""
+        owed = self._regular_owed.get(name, 0.0)
         return min(places, int(places * self._regular_share + owed + _ROUNDING))
 
     def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
@@ -437,7 +449,6 @@ class Allotter:
         for name in self._in_order(free):
             taken = min(parts, free[name])
             if taken > 0:
-                free[name] -= taken
                 parts -= taken
                 self.links[name].take(taken)
                 grants.append(Grant(route, int(lane), name, taken, rank_max))
@@ -466,18 +477,21 @@ class Allotter:
             else:
                 link.give_back(grant.parts - used, tokens=True)
             if used and not grant.routes:
-                self._count(grant.route, grant.lane, used)
+                self._count(grant, used)
         self.changed()
 
-    def _count(self, route: int, lane: int, used: int) -> None:
+    def _count(self, grant: Grant, used: int) -> None:
         """Remember who was served, for what is owed to the others."""
-        self._used[route] = self._used.get(route, 0) + used
-        owed = self._regular_owed.get(route, 0.0)
-        if lane == Lane.REGULAR:
-            self._regular_owed[route] = max(0.0, owed - used)
-        elif self._waits[route, Lane.REGULAR]:
+        key, name = (grant.route, grant.lane), grant.provider
+        self._used[key] = self._used.get(key, 0) + used
+        owed = self._regular_owed.get(name, 0.0)
+        if grant.lane == Lane.REGULAR:
+            self._regular_owed[name] = max(0.0, owed - used)
+        elif self._sharing(name, Lane.REGULAR):
             share = self._regular_share
-            self._regular_owed[route] = min(owed + used * share / (1 - share), CLAIMS_MAX)
+            self._regular_owed[name] = min(owed + used * share / (1 - share), CLAIMS_MAX)
+        else:
+            self._regular_owed.pop(name, None)
 
     def served(self, messages: Iterable[Message]) -> None:
         """Learn which ranks were claimed; V follows with the next report."""

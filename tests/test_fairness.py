@@ -227,6 +227,76 @@ async def test_routes_over_one_operator_share_it(homes: tuple[int, int], at_once
         assert jain([world.served[client] for client in clients]) > 0.99
 
 
+@pytest.mark.parametrize("homes", [(0, 0, 0), (0, 1, 2)])
+@pytest.mark.parametrize("at_once", [1, 3, 5, 10])
+@pytest.mark.parametrize("patient_routes", [(1,), (1, 2), (0, 1)])
+async def test_express_of_one_route_is_served_before_regular_of_others_but_never_all(
+    homes: tuple[int, int, int], at_once: int, patient_routes: tuple[int, ...]
+) -> None:
+    async with World() as world:
+        world.allotter.routes = {0: ("mock",), 1: ("mock",), 2: ("mock",)}
+        hurried = world.add_client(homes[0])
+        world.add_backlog(homes[0], hurried, MILLION, EXPRESS)
+        patient = {
+            route: world.add_client(home)
+            for route, home in zip(patient_routes, homes[1:], strict=False)
+        }
+        for (route, client), home in zip(patient.items(), homes[1:], strict=False):
+            world.add_backlog(home, client, MILLION, (route, 0))
+        world.worker.wake_soon()
+        await world.serve(1000, at_once)
+        shares = [world.served[client] for client in patient.values()]
+        assert 190 <= sum(shares) <= 250
+        assert jain(shares) > 0.98
+
+
+async def test_an_express_message_overtakes_every_regular_one_of_another_route() -> None:
+    async with World() as world:
+        world.allotter.routes = {0: ("mock",), 1: ("mock",)}
+        world.add_backlog(0, world.add_client(0), MILLION, (1, 0))
+        world.worker.wake_soon()
+        await world.serve(20)
+        for home in range(4):
+            hurried = world.add_client(home)
+            world.send(home, hurried, 3, lane=Lane.EXPRESS)
+            await world.serve(4)
+            assert world.served[hurried] == 3
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 10])
+async def test_a_little_express_leaves_places_free_for_nobody_and_helps_no_regular_one(
+    at_once: int,
+) -> None:
+    async with World() as world:
+        world.allotter.routes = {0: ("mock",), 1: ("mock",)}
+        clients = [world.add_client(home) for home in (0, 1)]
+        for route, client in enumerate(clients):
+            world.add_backlog(route, client, MILLION, (route, 0))
+        hurried = world.add_client(2)
+        world.worker.wake_soon()
+        for _ in range(100):
+            world.send(2, hurried, lane=Lane.EXPRESS)
+            await world.serve(10, at_once)
+            assert world.allotter.links["mock"].in_flight == 10
+        assert world.served[hurried] == 100
+        assert jain([world.served[client] for client in clients]) > 0.98
+
+
+async def test_express_of_several_routes_goes_before_what_is_regular_on_any_of_them() -> None:
+    async with World() as world:
+        world.allotter.routes = {0: ("mock",), 1: ("mock",)}
+        patient, hurried = world.add_client(0), world.add_client(1)
+        world.add_backlog(0, patient, MILLION)
+        world.add_backlog(1, hurried, MILLION, (1, int(Lane.EXPRESS)))
+        trickle = world.add_client(2)
+        world.worker.wake_soon()
+        for _ in range(200):
+            world.send(2, trickle, lane=Lane.EXPRESS)
+            await world.serve(5)
+        assert world.served[trickle] == 200
+        assert 150 <= world.served[patient] <= 250
+
+
 async def test_a_backlog_for_a_dead_operator_stands_before_nobody() -> None:
     async with World() as world:
         world.add_operator("other", 10)
@@ -430,15 +500,16 @@ STEPS = st.lists(
 
 
 @settings(max_examples=150)
-@given(steps=STEPS, seed=st.integers(0, 1000), window=st.integers(1, 8))
+@given(steps=STEPS, seed=st.integers(0, 1000), window=st.integers(1, 8), routes=st.integers(1, 2))
 def test_whatever_comes_is_served_once_within_the_window_and_never_waits_for_nothing(
-    steps: list[Step], seed: int, window: int
+    steps: list[Step], seed: int, window: int, routes: int
 ) -> None:
-    asyncio.run(_live(steps, seed, window))
+    asyncio.run(_live(steps, seed, window, routes))
 
 
-async def _live(steps: list[Step], seed: int, window: int) -> None:
+async def _live(steps: list[Step], seed: int, window: int, routes: int) -> None:
     async with World(window=window, seed=seed, shards=3) as world:
+        world.allotter.routes = dict.fromkeys(range(routes), ("mock",))
         clients = [(index % 3, world.add_client(index % 3, 1 + index)) for index in range(6)]
         link = world.allotter.links["mock"]
         sent = 0
@@ -450,7 +521,8 @@ async def _live(steps: list[Step], seed: int, window: int) -> None:
                 # No time can be promised to it: refused at the door.
                 continue
             if what in ("regular", "express"):
-                world.send(home, client, count, parts=parts, lane=Lane[what.upper()])
+                lane = Lane[what.upper()]
+                world.send(home, client, count, parts=parts, lane=lane, route=which % routes)
                 sent += count
             elif what == "answer":
                 world.operators["mock"].answer(count)
@@ -463,6 +535,7 @@ async def _live(steps: list[Step], seed: int, window: int) -> None:
             assert len(world.operators["mock"].held) <= window
             assert link.in_flight <= window + 3 * 3
             assert all(world.allotter.virtual[key] >= rank for key, rank in before.items())
+            assert link.in_flight >= window or not _claimable(world) or paused
             before = dict(world.allotter.virtual)
         await world.quiet()
         assert link.in_flight >= window or not _claimable(world)
