@@ -79,6 +79,8 @@ class Gateway:
         dev: bool,
     ) -> None:
         self.settings = settings
+        self.reporting = dict(settings.providers)
+        """Whose receipts are taken: also of those that a reload has removed."""
         self.directory = directory
         self.shards = shards
         self.clock = clock
@@ -319,6 +321,7 @@ class Gateway:
         self.settings = self.settings.model_copy(
             update={"providers": settings.providers, "log": settings.log}
         )
+        self.reporting |= settings.providers
         log.info("settings.reloaded", "the settings were read again")
         for key in waits:
             log.warning("settings.waits", "this change needs a restart", key=key)

@@ -64,8 +64,11 @@ class ProviderSettings(Section):
     receipt_token: Annotated[Secret, AfterValidator(fit_for_a_header)] = SecretStr("")
 
     @property
-    def splits(self) -> str:
-        """How it cuts long messages, if part by part: where two are alike, one can go on."""
+    def splits(self) -> str | None:
+        """How it cuts long messages, if part by part: where two are alike, one can go on.
+
+        None where it takes whole messages only, and cannot even go on with its own.
+        """
         return ""
 
     def connection(self) -> dict[str, object]:
@@ -181,6 +184,11 @@ class HttpProviderSettings(ProviderSettings):
     receipt_poll_s: SecondsOrNone = 0.0
     receipt_poll_status: Annotated[str, Field(validate_default=True)] = ""
     receipt_polls_max: Annotated[int, Field(ge=1, le=1000)] = 4
+
+    @property
+    def splits(self) -> None:
+        """One request is a whole message."""
+        return None
 
     def address(self, url: str) -> str:
         """An address, still a template, with ``base_url`` in its place."""
@@ -341,10 +349,10 @@ class SmppProviderSettings(ProviderSettings):
     ] = Field(default_factory=dict)
 
     @property
-    def splits(self) -> str:
+    def splits(self) -> str | None:
         """The parts, and the header that tells a handset that they belong together."""
         if self.long_messages == "payload":
-            return ""
+            return None
         return f"{self.long_messages} {self.charset}"
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_server_name")

@@ -36,6 +36,7 @@ OUR_TEXT: Final = "Your verification code is {code}"
 PLACE_LOOK_S: Final = 0.1
 """Tokens come with time, not with an event."""
 _NUMBERS_MAX: Final = 100_000
+_TAKEN_BACK_MAX: Final = 10_000
 _ENDED_THERE: Final = frozenset({Reason.UNDELIVERED, Reason.EXPIRED_BY_OPERATOR})
 """By the operator's own word: nothing is left there that could be taken back."""
 
@@ -139,6 +140,8 @@ class OtpDesk:
         self._metrics = metrics
         self._watchers = watchers
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Of several answers to one code, each says again which parts were accepted.
+        self._taken_back: dict[tuple[str, int, str], None] = {}
         self._landed = asyncio.Event()
         worker.on_landed = self._landed.set
         worker.on_late_code = self._late
@@ -359,9 +362,14 @@ class OtpDesk:
         operator = self._worker.providers[provider]
         for answer in (outcome.parts or {0: outcome}).values():
             identifier = answer.provider_message_id
-            accepted = answer.verdict is Verdict.ACCEPTED
-            if accepted and identifier and operator.cancel(submission, identifier):
+            if answer.verdict is not Verdict.ACCEPTED or not identifier:
+                continue
+            one = (provider, submission.number, identifier)
+            if one not in self._taken_back and operator.cancel(submission, identifier):
                 self._metrics.otp_cancelled(provider)
+                self._taken_back[one] = None
+                if len(self._taken_back) > _TAKEN_BACK_MAX:
+                    del self._taken_back[next(iter(self._taken_back))]
 
     def _undeliverable(self, message: Message) -> OtpUndeliverable:
         self._metrics.otp("refused")

@@ -14,12 +14,13 @@ class Operator:
     """What routing knows of an operator.
 
     No prefixes means every number. Operators whose ``splits`` are the same cut a long message into
-    the same parts, so that one can go on where another has stopped; with none, nobody can.
+    the same parts, so that one can go on where another has stopped; with empty ones it can go on
+    only with its own, and with None not even with that.
     """
 
     name: str
     prefixes: tuple[str, ...] = ()
-    splits: str = ""
+    splits: str | None = ""
     enabled: bool = True
 
 
@@ -33,7 +34,7 @@ class _Plan:
     """
 
     sets: Mapping[str, tuple[str, ...]]
-    splits: Mapping[str, str]
+    splits: Mapping[str, str | None]
     rests: frozenset[tuple[str, ...]]
     begun: frozenset[tuple[str, ...]]
     lengths: Sequence[int]
@@ -57,9 +58,15 @@ class _Plan:
         return able if able in (names, NO_ROUTE) else (BEGUN, *able)
 
 
-def _able(names: tuple[str, ...], splits: Mapping[str, str], begun_by: str) -> tuple[str, ...]:
+def _able(
+    names: tuple[str, ...], splits: Mapping[str, str | None], begun_by: str
+) -> tuple[str, ...]:
     same = splits.get(begun_by)
-    return tuple(name for name in names if name == begun_by or (same and splits[name] == same))
+    return tuple(
+        name
+        for name in names
+        if (name == begun_by and same is not None) or (same and splits[name] == same)
+    )
 
 
 def operators_of(names: tuple[str, ...]) -> tuple[str, ...]:

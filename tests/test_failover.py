@@ -225,6 +225,27 @@ async def test_what_is_half_sent_stays_with_whoever_can_go_on_with_it(
     assert b.count == 0
 
 
+async def test_what_its_operator_takes_as_a_whole_only_is_not_offered_to_it_again(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    resend = {"on_uncertain": "resend"}
+    gateway, (a,) = await serve(gateway_of, {"a": HTTP}, delivery=resend)
+    await still(gateway)
+    client = await add_client(gateway)
+    message = await half_sent(gateway, client, a, Verdict.UNKNOWN)
+    for _ in range(3):
+        await come_back(gateway, clock)
+    now = await message_of(gateway, message)
+    assert (now.status, now.attempts, a.count) == (Status.QUEUED, 1, 1)
+    # It holds up nobody, and a receipt for what was accepted still counts.
+    other = await submitted(gateway, client)
+    assert (await a.next()).number == other.number
+    a.receipt("a-1", "UNDELIV")
+    done = await final_of(gateway, message)
+    assert (done.status, done.attempts, a.count) == (Status.FAILED_PERM, 1, 2)
+    await assert_clean(gateway)
+
+
 @pytest.mark.parametrize("rest", [Verdict.NOT_SENT, Verdict.THROTTLED])
 async def test_the_rest_of_a_message_waits_for_its_operator_and_costs_no_attempt(
     gateway_of: OpenGateway, clock: ManualClock, rest: Verdict

@@ -15,6 +15,7 @@ from smsgw import logs
 from smsgw.api.app import public_app
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
+from smsgw.settings import load, with_dev
 from tests.conftest import OpenGateway
 from tests.http_operators import Answers, Asked, Kavenegar, Twilio, Vonage, says, serving
 from tests.support import Served, account_of, add_client, assert_clean, flushed
@@ -307,6 +308,24 @@ async def test_the_token_in_the_path_decides(gateway_of: OpenGateway) -> None:
             assert (answer.status_code, answer.json()["code"]) == (status, code)
             assert TOKEN not in answer.text
         assert not site.gateway.receipts.parked
+
+
+async def test_an_operator_that_was_removed_still_reports_on_what_it_has(
+    gateway_of: OpenGateway,
+) -> None:
+    async with site_with(gateway_of, taken) as site:
+        message = await site.accepted()
+        without = {"dev": {"allow_providers": True}, "providers": {"mock": {"enabled": False}}}
+        for _ in range(2):
+            await site.gateway.reload(with_dev(load(None, {}, without)))
+        await flushed(site.gateway)
+        assert "op" not in site.gateway.settings.providers
+        receipt = {"provider_message_id": "m-1", "status": "DELIVRD"}
+        await site.push(json=receipt)
+        wrong = await site.http.post("/v1/providers/op/dlr/wrong", json=receipt)
+        assert wrong.status_code == 401
+        done = await site.message(message["id"], wait_s=5)
+        assert (done["status"], done["provider"]) == ("DELIVERED", "op")
 
 
 async def test_an_operator_of_another_kind_has_such_a_path_too(gateway_of: OpenGateway) -> None:

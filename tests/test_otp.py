@@ -326,6 +326,27 @@ async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
     await assert_released(gateway, client)
 
 
+async def test_each_part_of_a_refused_code_is_taken_back_once(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    task = asked(gateway, client, text="{code} " * 30)
+    submission = await operator.next()
+    assert operator._sink is not None
+    first, second = Outcome(Verdict.ACCEPTED, "id-1"), Outcome(Verdict.ACCEPTED, "id-2")
+    operator._sink.settled(
+        "mock", submission, fold({1: first, 2: Outcome(Verdict.UNKNOWN, timed_out=True)})
+    )
+    assert isinstance(await result_of(task), OtpUndeliverable)
+    assert operator.cancelled == [(submission, "id-1")]
+    for _ in range(2):
+        operator._sink.settled("mock", submission, fold({1: first, 2: second}))
+        await flushed(gateway)
+    assert operator.cancelled == [(submission, "id-1"), (submission, "id-2")]
+    await assert_released(gateway, client)
+
+
 @pytest.mark.parametrize("capture_on", ["delivered", "sent"])
 @pytest.mark.parametrize("confirm", ["operator", "handset"])
 async def test_an_operator_that_answers_for_the_handset_confirms_by_it_at_once(

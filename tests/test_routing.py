@@ -13,7 +13,7 @@ operators = st.dictionaries(
     names,
     st.tuples(
         st.lists(st.sampled_from(["+98", "989", "98912", "1"]), max_size=2, unique=True),
-        st.sampled_from(["", "udh", "sar"]),
+        st.sampled_from(["", "udh", "sar", None]),
         st.booleans(),
     ),
     min_size=1,
@@ -37,7 +37,8 @@ def test_only_who_cuts_alike_goes_on_with_what_an_operator_has_begun(
     able = {
         name
         for name in eligible
-        if name == begun_by or (splits.get(begun_by) and splits[name] == splits[begun_by])
+        if splits[name] is not None
+        and (name == begun_by or (splits.get(begun_by) and splits[name] == splits[begun_by]))
     }
     for route, there in routes.items():
         moved = routing.begun(IRAN, route, begun_by)

@@ -53,7 +53,7 @@ class ReceiptRoutes:
 
     def _operator(self, request: Request) -> tuple[str, ProviderSettings, str]:
         name = request.path_params["name"]
-        settings = self._gateway.settings.providers.get(name)
+        settings = self._gateway.reporting.get(name)
         if settings is None:
             raise UnknownRoute
         return name, settings, settings.receipt_token.get_secret_value()
