@@ -1,6 +1,7 @@
 """One shard's file: a turn is all or nothing, an item fails alone, memory is the file."""
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -281,7 +282,7 @@ async def test_a_clean_end_leaves_no_log(path: Path) -> None:
 async def test_a_log_that_grew_too_long_is_folded_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.store.sqlite._CHECKPOINT_CHANGES", 5_000)
+    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 5_000)
     store = await open_shard(path, wal_bytes_max=1)
     for page in range(60):
         clients = [AddClient((page * 100 + n).to_bytes(16, "big"), "test") for n in range(100)]
@@ -303,8 +304,8 @@ async def test_no_fold_begins_where_nothing_was_committed_since_the_last(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a one, and a commit at that moment, is what SQLite before 3.51.3 corrupts a log by."""
-    monkeypatch.setattr("smsgw.store.sqlite._CHECKPOINT_CHANGES", 0)
-    store = await open_shard(path)
+    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 0)
+    store = await open_shard(path, wal_bytes_max=1)
     begun: list[str] = []
     store._folder.raw.set_trace_callback(begun.append)
 
@@ -329,10 +330,33 @@ async def test_no_fold_begins_where_nothing_was_committed_since_the_last(
     await store.close()
 
 
+async def test_a_log_is_folded_back_when_it_is_nearly_as_long_as_it_may_be(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 100)
+    wal_bytes_max = 2_000_000
+    store = await open_shard(path, wal_bytes_max=wal_bytes_max)
+    clients = itertools.count()
+    lengths = []
+    for _ in range(4):
+        while store._folding is None:
+            new = [AddClient(next(clients).to_bytes(16, "big"), "test") for _ in range(10)]
+            await turn(store, *new)
+            await store.tidy()
+        await asyncio.wait([store._folding])
+        lengths.append(store._folding.result())
+        await store.tidy()
+    first, *_, last = lengths
+    assert first < wal_bytes_max / 10
+    assert wal_bytes_max / 2 < last < wal_bytes_max
+    assert store.wal_bytes() < wal_bytes_max, "it is as long as its longest time, and not cut off"
+    await store.close()
+
+
 async def test_a_log_is_being_folded_back_when_the_shard_is_closed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.store.sqlite._CHECKPOINT_CHANGES", 1)
+    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 1)
     store = await open_shard(path)
     await turn(store, AddClient(CLIENT, "test", 1, 1000))
     await store.tidy()

@@ -39,8 +39,10 @@ _PASSING: Final = {
     sqlite3.SQLITE_NOTADB,
 }
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
-_CHECKPOINT_CHANGES: Final = 20_000
-"""Changed rows after which the log is folded back: some thousand pages at the most."""
+_FIRST_FOLD_CHANGES: Final = 20_000
+"""Changed rows after which the log is folded back for the first time."""
+_LOG_FULL: Final = 0.7
+"""How full the log is when it is folded back: turns go on meanwhile."""
 SEALING_SHARE = 0.03
 """How much of the event loop's time the filters of old keys may take."""
 _FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -77,7 +79,7 @@ class SqliteShard:
         self.waits = 0
         self._writer = writer
         self._folder = folder
-        self._folding: asyncio.Task[None] | None = None
+        self._folding: asyncio.Task[int] | None = None
         self._readers = list(readers)
         self._next_reader = 0
         self._wal_bytes_max = wal_bytes_max
@@ -87,6 +89,8 @@ class SqliteShard:
         self._next_client = 1
         self._counted_to = 0
         self._folded_at = 0
+        self._fold_begun_at = 0
+        self._fold_after = _FIRST_FOLD_CHANGES
         self._folded_version: int | None = None
         self._seal_at_s = 0.0
 
@@ -378,21 +382,27 @@ class SqliteShard:
                 await self._writer.run(_fold, self._writer, _FOLD_ALL if too_long else _FOLD)
                 self._folded_at = changes
                 self._folded_version = await self._folder.run(_version, self._folder)
-        elif changes - self._folded_at >= _CHECKPOINT_CHANGES:
-            self._folded_at = changes
+        elif changes - self._folded_at >= self._fold_after:
+            self._fold_begun_at = changes
             self._folding = asyncio.create_task(self._folder.run(self._fold_beside))
 
-    def _fold_beside(self) -> None:
+    def _fold_beside(self) -> int:
         # Changes are counted also where they were undone; this tells of commits alone.
         before, now = self._folded_version, _version(self._folder)
         if before is not None and now is not None and before != now:
-            _fold(self._folder, _FOLD)
+            return _fold(self._folder, _FOLD)
+        return 0
 
     async def _folded(self) -> None:
-        """Wait until nobody folds."""
+        """Wait until nobody folds, and learn how many changes the log has room for.
+
+        The rarer it is folded, the less is written: most pages change again and again.
+        """
         if self._folding is not None:
             folding, self._folding = self._folding, None
-            await folding
+            log_bytes, changes = await folding, self._fold_begun_at - self._folded_at
+            if log_bytes and changes:
+                self._fold_after = int(changes * _LOG_FULL * self._wal_bytes_max / log_bytes)
 
     def _seal(self, generation: int, bits: bytes) -> None:
         connection, keys = self._writer.raw, self._cache.keys
@@ -496,10 +506,14 @@ def _version(thread: SqliteThread) -> int | None:
     return None
 
 
-def _fold(thread: SqliteThread, statement: str) -> None:
+def _fold(thread: SqliteThread, statement: str) -> int:
+    """Fold the log back; returns how many bytes it held, as far as that is known."""
     # A reader in the way is no error: the rest is folded the next time.
     with contextlib.suppress(sqlite3.OperationalError):
-        thread.raw.execute(statement).fetchall()
+        [(_, pages, _)] = thread.raw.execute(statement).fetchall()
+        [(page_bytes,)] = thread.raw.execute("PRAGMA page_size").fetchall()
+        return max(0, int(pages)) * int(page_bytes)
+    return 0
 
 
 def _finals(turns: list[Turn]) -> Iterator[int]:

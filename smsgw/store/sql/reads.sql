@@ -57,12 +57,12 @@ ORDER BY e.sequence DESC LIMIT ?7;
 -- name: list_by_recipient
 -- A client's messages to one number, newest first.
 WITH RECURSIVE stretch (number) AS (
-    SELECT min(?3, (SELECT max(number) FROM message)) >> 47
+    SELECT min(?3, (SELECT max(number) FROM message)) >> 44
     UNION ALL
     SELECT number - 1 FROM stretch
-    WHERE number > max(?4, (SELECT min(number) FROM message)) >> 47)
+    WHERE number > max(?4, (SELECT min(number) FROM message)) >> 44)
 SELECT m.number, m.* FROM stretch CROSS JOIN message AS m
-WHERE m.number >> 47 = stretch.number AND m.client = ?1 AND m.recipient = ?2
+WHERE m.number >> 44 = stretch.number AND m.client = ?1 AND m.recipient = ?2
   AND m.number < ?3 AND m.number >= ?4
   AND (?5 IS NULL OR m.status = ?5)
   AND (?6 IS NULL OR m.reference = ?6) AND (?7 IS NULL OR m.batch = ?7)
