@@ -260,6 +260,10 @@ class _Watched:
             self._connection.terminate()
         raise error
 
+    async def _copy_out(self, script: str, *arguments: Any) -> Any:
+        self._unreliable.on_call(script)
+        return await self._connection._copy_out(script, *arguments)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 

@@ -1,9 +1,9 @@
 """A shard in a schema of a PostgreSQL database, which other gateways may share.
 
-A turn is one transaction of three calls, whatever its size: begin; ``turn_load``, which locks the
-clients concerned and returns all rows; ``turn_write`` together with the commit. Nothing that
-another gateway may change is trusted from memory: what is kept here are hints for the allotter and
-for express promises, brought up to date by every turn and by ``look``.
+A turn is one transaction of two calls, whatever its size: ``turn_load`` together with the begin,
+which locks the clients concerned and returns all rows; ``turn_write`` together with the commit.
+Nothing that another gateway may change is trusted from memory: what is kept here are hints for the
+allotter and for express promises, brought up to date by every turn and by ``look``.
 
 Where the connection is lost in the last call, nobody knows whether it was carried out. A turn's
 serial number is written with it, so the server tells as soon as it can be asked again; until then
@@ -67,7 +67,6 @@ class PostgresShard:
         """Called while nobody knows what became of a turn; False ends the asking."""
         self.sql = statements.shard_statements(schema, incarnation)
         self.own = statements.gateway_statements(schema, incarnation)
-        self.load_call = statements.load_call(schema)
         self.numbers = NumberSource(number, 0, gateway)
         self._serial = 0
         self._turns = 0

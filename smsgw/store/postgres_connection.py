@@ -29,6 +29,9 @@ CONNECT_S: Final = 5.0
 COMMAND_S: Final = 15.0
 """How long a call may take that is no proof of everything."""
 _STATEMENTS_CACHED: Final = 1000
+# Before and after the one value of one row: signature, flags, extension, columns, length; end.
+_COPY_HEAD_BYTES: Final = 25
+_COPY_TAIL_BYTES: Final = 2
 _READ_AT_ONCE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 AGAIN: Final = frozenset({"40001", "40P01"})
@@ -102,6 +105,7 @@ class Database:
         """What the server is, as far as it is known."""
         self._url = url
         self._idle: list[Connection] = []
+        self._closed = False
         self._places = asyncio.Semaphore(settings.pool_max)
         self.on_trips: Callable[[int], None] = lambda _: None
         """Told about every so many calls to the server."""
@@ -199,7 +203,10 @@ class Database:
             else:
                 await _put_in_order(connection)
             finally:
-                if not connection.is_closed():
+                if self._closed:
+                    # Whoever used it was slower to end than everything else.
+                    connection.terminate()
+                elif not connection.is_closed():
                     self._idle.append(connection)
 
     @contextlib.asynccontextmanager
@@ -252,13 +259,16 @@ class Database:
         self.on_trips(self._trips_of_query)
 
     async def close(self) -> None:
-        """Close every connection; none is in use any more."""
-        for connection in self._idle:
-            with contextlib.suppress(*ERRORS):
-                await connection.close(timeout=CONNECT_S)
-            if not connection.is_closed():
-                connection.terminate()
-        self._idle.clear()
+        """Close every connection; one that is still in use is closed once it is not."""
+        self._closed = True
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                with contextlib.suppress(*ERRORS):
+                    await connection.close(timeout=CONNECT_S)
+            finally:
+                if not connection.is_closed():
+                    connection.terminate()
 
 
 async def fetch(
@@ -276,6 +286,23 @@ async def fetch(
         if is_passing(error, connection):
             raise ShardUnavailableError(sentence(error)) from error
         raise
+
+
+async def fetch_value(connection: Connection, before: str, query: str) -> bytes:
+    """The one value of a query, in one call together with what comes before it.
+
+    Only statements without parameters can be sent together, and then asyncpg hands over no rows:
+    but it does hand over what is copied, if that comes last.
+    """
+    chunks: list[bytes] = []
+
+    async def keep(chunk: bytes) -> None:
+        chunks.append(chunk)
+
+    script = f"{before}; COPY ({query}) TO STDOUT (FORMAT binary)"
+    # Its public methods for that send nothing but the COPY.
+    await connection._copy_out(script.removeprefix("; "), keep, COMMAND_S)
+    return b"".join(chunks)[_COPY_HEAD_BYTES:-_COPY_TAIL_BYTES]
 
 
 async def _put_in_order(connection: Connection) -> None:

@@ -55,7 +55,7 @@ def wanted(wants: Wants) -> Sequence[Sequence[Any]]:
     )
 
 
-def parse(document: str) -> Loaded:
+def parse(document: bytes) -> Loaded:
     """What ``turn_load`` has answered."""
     return Loaded(json.loads(document))
 

@@ -7,7 +7,7 @@ another one.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -120,10 +120,18 @@ def begin_long(lease_s: float) -> str:
     )
 
 
-def load_call(schema: str) -> str:
-    """The call that loads a turn."""
-    parameters = ", ".join(f"${number}" for number in range(1, 15))
-    return _placed(f"SELECT shard.turn_load({parameters})", schema)
+def load_call(
+    schema: str, gateway: int, incarnation: int, wanted: Sequence[Sequence[int | bytes]]
+) -> str:
+    """The call that loads a turn, as text that takes no parameters, like the one that writes it."""
+    parameters = ", ".join(f"$wants${_array(values)}$wants$" for values in wanted)
+    return f"SELECT {schema}.turn_load_{_digest()}('{gateway:d}', '{incarnation:d}', {parameters})"
+
+
+def _array(values: Sequence[int | bytes]) -> str:
+    """Numbers or bytes as PostgreSQL writes an array of them."""
+    texts = (f'"\\\\x{v.hex()}"' if isinstance(v, bytes) else f"{v:d}" for v in values)
+    return f"{{{','.join(texts)}}}"
 
 
 def write_call(schema: str, document: Mapping[str, Any]) -> str:

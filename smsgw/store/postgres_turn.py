@@ -17,6 +17,7 @@ from smsgw.store.postgres_connection import (
     USURPED,
     Connection,
     code_of,
+    fetch_value,
     is_passing,
     sentence,
 )
@@ -54,8 +55,7 @@ class Attempt:
             OneFailed: some item cannot be decided or written.
             Again: another gateway was in the way.
         """
-        await self._run(connection, self._shard.begin)
-        turn, loaded = await self._decided(connection, items)
+        turn, loaded = await self._decided(connection, items, self._shard.begin)
         script = self._script(turn)
         if rest := self._rest(turn):
             await self._run(connection, script)
@@ -99,9 +99,9 @@ class Attempt:
         return self._finish(done, errors)
 
     async def _decided(
-        self, connection: Connection, items: Sequence[Item]
+        self, connection: Connection, items: Sequence[Item], before: str = ""
     ) -> tuple[Turn, rows.Loaded]:
-        """Load what the items need, and let them decide."""
+        """Load what the items need, after something else, and let them decide."""
         shard = self._shard
         wants = Wants()
         try:
@@ -110,6 +110,9 @@ class Attempt:
             asks = [(shard.sql[statement], *ask) for ask in wants.asks for statement in ask[:1]]
         except Exception as error:
             raise OneFailed from error
+        if asks:
+            await self._run(connection, before)
+            before = ""
         asks_for = {statement for statement, _ in wants.asks}
         if asks_for & _WALKS:
             await self._fetch(connection, shard.own["sweep_lock"])
@@ -122,13 +125,10 @@ class Attempt:
                 asked[statement, parameters] = found
                 if statement.startswith("message_"):
                     wants.messages.update(row[0] for row in found)
-        ((document,),) = await self._fetch(
-            connection,
-            shard.load_call,
-            shard.gateway,
-            shard.incarnation,
-            *rows.wanted(wants),
+        call = statements.load_call(
+            shard.schema, shard.gateway, shard.incarnation, rows.wanted(wants)
         )
+        document = await self._fetch_value(connection, before, call)
         begun_s = time.perf_counter()
         loaded = rows.parse(document)
         shard.numbers.above(loaded.floor)
@@ -201,6 +201,13 @@ class Attempt:
         try:
             found = await connection.fetch(sql, *parameters, timeout=COMMAND_S)
             return [tuple(row) for row in found]
+        except Exception as error:
+            raise _judged(error, connection) from error
+
+    async def _fetch_value(self, connection: Connection, before: str, query: str) -> bytes:
+        self._shard.database.on_trips(1)
+        try:
+            return await fetch_value(connection, before, query)
         except Exception as error:
             raise _judged(error, connection) from error
 

@@ -83,6 +83,8 @@ class Pace:
 
 AT_ONCE: Final = Pace(0.0, 0.0, 1)
 PACE = Pace()
+SERVER_PACE: Final = Pace(turns_apart_s=0.006)
+"""A turn on a server costs two trips and far more of its work, which gateways share."""
 
 
 class Inbox:

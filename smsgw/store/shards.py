@@ -14,7 +14,7 @@ from smsgw.store.base import CatalogStore, ShardStore
 from smsgw.store.catalog import Catalog
 from smsgw.store.directory import CATALOG, DataDirectory
 from smsgw.store.holdings import tidy_files
-from smsgw.store.shard import HandOver, Room, Shard
+from smsgw.store.shard import SERVER_PACE, HandOver, Room, Shard
 from smsgw.store.sqlite import SqliteShard
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Shards:
             for database in self.server.databases:
                 database.on_trips = metrics.round_trips
         room = Room(items_max)
+        pace = None if self.server is None else SERVER_PACE
         for number, store in self.stores.items():
             self.shards[number] = Shard(
                 store,
@@ -115,6 +116,7 @@ class Shards:
                 metrics,
                 room=room,
                 hand_over=hand_over,
+                pace=pace,
             )
             metrics.shard_up(number, up=True)
 
