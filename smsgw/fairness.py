@@ -236,6 +236,7 @@ class Allotter:
         """Called when a turn has ended that held places: others may find some now."""
         self._regular_share = regular_share
         self._regular_owed: dict[str, float] = {}
+        self._spared: set[tuple[int, str]] = set()
         self._shards: dict[int, _ShardView] = {}
         self._waits: Counter[QueueKey] = Counter()
         self._claimed: dict[QueueKey, int] = {}
@@ -336,8 +337,7 @@ class Allotter:
             stored = {lane: view.waiting.get((route, lane), 0) for lane in _LANES}
             if any(stored.values()):
                 free = self._free(route, now_s)
-                if any(free.values()):
-                    found += self._share_out(shard, route, stored, free, parts_max)
+                found += self._share_out(shard, route, stored, free, parts_max)
         return found + for_fresh
 
     def _for_fresh(self, fresh: int, now_s: float) -> list[Grant]:
@@ -360,7 +360,8 @@ class Allotter:
         """The free places of a route's operators for each lane: express first, but never all.
 
         What several routes share is divided evenly over those that wait, one lane after the other:
-        so express of one goes before what is regular on any.
+        so express of one goes before what is regular on any. Places are kept only for what is
+        regular and needs them.
         """
         free: dict[Lane, dict[str, int]] = {lane: {} for lane in _LANES}
         for name in self.routes[route]:
@@ -368,8 +369,11 @@ class Allotter:
             if places:
                 hurried, patient = (self._sharing(name, lane) for lane in _LANES)
                 express = sum(self._waits[key] for key in hurried)
-                for_express = places - (self._kept(name, places) if patient else 0)
+                needy = self._needy(name, patient)
+                for_express = places - (self._kept(name, places) if needy else 0)
                 for_regular = places - min(express, for_express)
+                if express >= for_express:
+                    patient = needy
                 free[Lane.EXPRESS][name] = self._part(for_express, route, hurried)
                 free[Lane.REGULAR][name] = self._part(for_regular, route, patient)
         return free
@@ -382,6 +386,10 @@ class Allotter:
         if len(keys) > 1:
             keys.sort(key=lambda key: (self._used.get(key, 0), key))
         return keys
+
+    def _needy(self, name: str, patient: list[QueueKey]) -> list[QueueKey]:
+        """Those that need an operator's places, as their routes' others leave them too few."""
+        return [key for key in patient if (key[0], name) not in self._spared]
 
     @staticmethod
     def _part(places: int, route: int, sharing: list[QueueKey]) -> int:
@@ -410,11 +418,29 @@ class Allotter:
             parts, rank_max = self._may_claim(shard, (route, int(lane)), stored[lane], most)
             parts = min(parts, parts_max)
             parts_max -= parts
-            found += self._reserve(route, lane, parts, rank_max, places)
+            grants = self._reserve(route, lane, parts, rank_max, places)
+            if lane == Lane.REGULAR and stored[lane]:
+                self._spare(route, grants, most - parts)
+            found += grants
         return found
 
+    def _spare(self, route: int, grants: list[Grant], left: int) -> None:
+        """Remember which operators what is regular on a route does without, until it looks again.
+
+        Those that it took nothing of, though some was left even for every shard that waits for it:
+        what they kept for it would stay empty, and be owed for ever.
+        """
+        key = (route, int(Lane.REGULAR))
+        enough = grants and left >= sum(key in view.waiting for view in self._shards.values())
+        taken = {grant.provider for grant in grants}
+        for name in self.routes[route]:
+            if enough and name not in taken:
+                self._spared.add((route, name))
+            else:
+                self._spared.discard((route, name))
+
     def _kept(self, name: str, places: int) -> int:
-        """How many of an operator's places are kept for the regular lane, of which some waits."""
+        """How many of an operator's places are kept for the regular lane, where some needs them."""
         owed = self._regular_owed.get(name, 0.0)
         return min(places, int(places * self._regular_share + owed + _ROUNDING))
 
@@ -487,7 +513,7 @@ class Allotter:
         owed = self._regular_owed.get(name, 0.0)
         if grant.lane == Lane.REGULAR:
             self._regular_owed[name] = max(0.0, owed - used)
-        elif self._sharing(name, Lane.REGULAR):
+        elif self._needy(name, self._sharing(name, Lane.REGULAR)):
             share = self._regular_share
             self._regular_owed[name] = min(owed + used * share / (1 - share), CLAIMS_MAX)
         else:

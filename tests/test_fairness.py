@@ -13,7 +13,7 @@ from smsgw.accounts import PauseClient
 from smsgw.admission import Accepted, BatchProgress
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
-from smsgw.fairness import Allotter, Unshelve, shelf
+from smsgw.fairness import Allotter, Claim, Unshelve, shelf
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.links import Bucket, Link
@@ -295,6 +295,49 @@ async def test_express_of_several_routes_goes_before_what_is_regular_on_any_of_t
             await world.serve(5)
         assert world.served[trickle] == 200
         assert 150 <= world.served[patient] <= 250
+
+
+@pytest.mark.parametrize("homes", [(0, 0), (0, 1), (1, 0)])
+def test_what_finds_room_at_a_better_operator_keeps_no_places_at_a_worse_one(
+    homes: tuple[int, int],
+) -> None:
+    allotter = Allotter(0.2)
+    better = Link("better", 150, Bucket(0.0), otp_share=0.0)
+    worse = Link("worse", 10, Bucket(0.0), priority=1, otp_share=0.0)
+    allotter.links = {"better": better, "worse": worse}
+    allotter.routes = {0: ("better", "worse"), 1: ("worse",)}
+    waiting: list[dict[tuple[int, int], int]] = [{}, {}]
+    for home, key in zip(homes, ((0, int(Lane.REGULAR)), (1, int(Lane.EXPRESS))), strict=True):
+        waiting[home][key] = MILLION
+
+    def served(turns: int) -> list[int]:
+        """How many parts of the worse operator each lane got; all is answered every four turns."""
+        parts = [0, 0]
+        for turn in range(turns):
+            shard = turn % 2
+            allotter.report(shard, waiting[shard], dict.fromkeys(waiting[shard], 0))
+            claim = Claim(allotter.grants(shard, 0, 0.0, 32), {})
+            for grant in claim.grants:
+                grant.used = grant.parts
+                parts[grant.lane] += grant.parts * (grant.provider == "worse")
+            allotter.settle_grants(claim, committed=True)
+            if turn % 4 == 3:
+                for link in (better, worse):
+                    link.give_back(link.in_flight, tokens=True)
+        return parts
+
+    for shard in (0, 1):
+        allotter.report(shard, waiting[shard], dict.fromkeys(waiting[shard], 0))
+    regular, express = served(800)
+    assert express >= 1950
+    # Where the better one fails, places are kept here again, and not for longer than that.
+    better.usable = False
+    regular, express = served(800)
+    assert 390 <= regular <= 700
+    assert express >= 1200
+    better.usable = True
+    regular, express = served(800)
+    assert express >= 1950
 
 
 async def test_a_backlog_for_a_dead_operator_stands_before_nobody() -> None:
