@@ -29,8 +29,8 @@ class _Plan:
     """The operators by prefix.
 
     ``rests`` is where a message goes that one of several operators has failed to take, ``begun``
-    where one goes that can no longer go to all; ``numbers`` are those under which the catalog knows
-    each set of operators.
+    where one goes that can no longer go to all, its rests included; ``numbers`` are those under
+    which the catalog knows each set of operators.
     """
 
     sets: Mapping[str, tuple[str, ...]]
@@ -100,10 +100,11 @@ def _plan_of(operators: Sequence[Operator]) -> _Plan:
         for one in splits
         if (able := _able(names, splits, one)) not in (names, NO_ROUTE)
     }
+    wholes = {*sets.values(), *begun}
+    rests = {rest for names in wholes for rest in _narrower(names)}
     begun |= {rest for names in begun for rest in _narrower(names)}
-    rests = {rest for names in sets.values() for rest in _narrower(names)}
     lengths = sorted({len(prefix) for prefix in sets}, reverse=True)
-    return _Plan(sets, splits, frozenset(rests - set(sets.values())), frozenset(begun), lengths)
+    return _Plan(sets, splits, frozenset(rests - wholes), frozenset(begun), lengths)
 
 
 class Routing:

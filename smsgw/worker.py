@@ -219,7 +219,8 @@ class Worker:
         elif verdict is not Verdict.UNKNOWN and link.worked():
             log.info("provider.answers", "its breaker is closed again", provider=provider)
         if verdict is Verdict.THROTTLED:
-            link.resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)
+            resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)
+            link.resume_at_s = max(link.resume_at_s, resume_at_s)
         if flight is not None and flight.answered is not None:
             flight.answered(outcome)
         elif submission.otp:
@@ -246,7 +247,11 @@ class Worker:
         route, names = self._routing.next_after(message.recipient, message.provider, begun_by)
         if message.provider not in names and any(self._allotter.links[n].counts for n in names):
             return route, True
-        return route if begun_by else self._routing.route(message.recipient), False
+        # Nobody else is ready: so when its time comes, it may go to that one again.
+        route = self._routing.route(message.recipient)
+        if begun_by:
+            route = self._routing.begun(message.recipient, route, begun_by)
+        return route, False
 
     def changed(self, provider: str) -> None:
         """See ``Sink.changed``."""

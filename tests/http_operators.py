@@ -147,6 +147,7 @@ class Desk:
         self.outcomes: list[tuple[Submission, Outcome]] = []
         self.reports: list[tuple[str, str, str | None]] = []
         self.changes = 0
+        self.cannot_store = 0
         self._news = asyncio.Event()
 
     def settled(self, provider: str, submission: Submission, outcome: Outcome) -> None:
@@ -154,9 +155,18 @@ class Desk:
         self._news.set()
 
     def received(
-        self, provider: str, provider_message_id: str, word: str, reason: str | None, **_: Any
+        self,
+        provider: str,
+        provider_message_id: str,
+        word: str,
+        reason: str | None,
+        *,
+        stored: Callable[[bool], None] | None = None,
+        **_: Any,
     ) -> None:
+        assert stored is not None
         self.reports.append((provider_message_id, word, reason))
+        stored(len(self.reports) > self.cannot_store)
         self._news.set()
 
     def wrote(self, provider: str) -> None:

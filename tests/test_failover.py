@@ -7,10 +7,18 @@ from typing import Any
 
 import pytest
 
+from smsgw import fleet
 from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
-from smsgw.errors import InvalidRecipient, InvalidRequest, NotReady, OtpUndeliverable, SettingsError
+from smsgw.errors import (
+    InvalidRecipient,
+    InvalidRequest,
+    NotReady,
+    OtpUndeliverable,
+    SettingsError,
+    StorageUnavailable,
+)
 from smsgw.gateway import Gateway
 from smsgw.models import Lane, Message, Outcome, Reason, Status, Verdict
 from smsgw.providers.base import Submission, fold
@@ -266,6 +274,32 @@ async def test_the_rest_of_a_message_waits_for_its_operator_and_costs_no_attempt
     clock.advance(1)
     down(gateway, a, None)
     await completed(gateway, message, a, begun_by=a, attempts=1)
+
+
+@pytest.mark.parametrize("gone_first", [True, False])
+async def test_what_is_half_sent_goes_on_with_its_operator_where_the_others_are_gone(
+    gateway_of: OpenGateway, clock: ManualClock, gone_first: bool
+) -> None:
+    gateway, (a, b, c) = await serve(
+        gateway_of,
+        {"a": SMPP, "b": {**SMPP, "priority": 1}, "c": {**STRANGERS["http"], "priority": 2}},
+    )
+    client = await add_client(gateway)
+    if gone_first:
+        down(gateway, b, "no connection")
+        message = await half_sent(gateway, client, a)
+        await come_back(gateway, clock)
+    else:
+        message = await half_sent(gateway, client, a)
+        again = await b.next()
+        b.trouble = "the connection was lost"
+        answered(b, again, p2=Verdict.NOT_SENT)
+        await flushed(gateway)
+        assert (await message_of(gateway, message)).status == Status.QUEUED
+        gateway.fleet.look()
+        await settled(gateway)
+    await completed(gateway, message, a, begun_by=a, attempts=2)
+    assert (a.count, c.count) == (2, 0)
 
 
 async def test_of_several_only_those_that_cut_alike_take_the_rest_one_after_the_other(
@@ -530,6 +564,21 @@ async def test_throttling_slows_down_one_link_only(
     assert gateway.allotter.links["a"].open_until_s is None
 
 
+@pytest.mark.parametrize("pauses_s", [(60.0, None), (None, 60.0), (60.0, 5.0)])
+async def test_of_what_an_operator_says_about_when_to_come_back_the_latest_counts(
+    gateway_of: OpenGateway, clock: ManualClock, pauses_s: tuple[float | None, ...]
+) -> None:
+    gateway, (a,) = await serve(gateway_of, {"a": HTTP})
+    client = await add_client(gateway)
+    for _ in pauses_s:
+        await submitted(gateway, client)
+    flights = [await a.next() for _ in pauses_s]
+    for submission, pause_s in zip(flights, pauses_s, strict=True):
+        a.answer(submission, Verdict.THROTTLED, retry_after_s=pause_s)
+    link = gateway.allotter.links["a"]
+    assert link.resume_at_s == clock.monotonic_s() + 60
+
+
 # Switched on and off, and exchanged, while messages travel.
 
 
@@ -588,6 +637,61 @@ async def test_what_is_disabled_is_so_after_a_restart_until_it_is_enabled(
     assert (await final_of(gateway, message)).provider == "a"
     assert gateway.allotter.links["a"].counts
     await assert_clean(gateway)
+
+
+async def test_one_that_is_enabled_while_a_shard_cannot_be_read_is_used_and_restored_later(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, (a,) = await serve(gateway_of, {"a": MOCK})
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    a.accept(await a.next(), "a-1")
+    await flushed(gateway)
+    await gateway.fleet.switch("a", on=False)
+    await settled(gateway)
+
+    async def unreadable(*_: object) -> None:
+        raise StorageUnavailable(retry_after_s=1, outcome="none")
+
+    again = Operator("a")
+    monkeypatch.setattr(fleet, "_build", lambda *_: again)
+    with monkeypatch.context() as broken:
+        for shard in gateway.shards:
+            broken.setattr(shard.store, "accepted_open", unreadable)
+        await gateway.fleet.switch("a", on=True)
+        await settled(gateway)
+        assert gateway.fleet.usable() == ["a"]
+        gateway.fleet.look()
+        await settled(gateway)
+    assert again.restored == []
+    gateway.fleet.look()
+    await settled(gateway)
+    assert [one.provider_message_id for one in again.restored] == ["a-1"]
+    again.receipt("a-1")
+    assert (await final_of(gateway, message)).status == Status.DELIVERED
+
+
+async def test_one_that_could_not_be_started_can_be_enabled_once_more(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = await serve(gateway_of, {"a": MOCK})
+    await gateway.fleet.switch("a", on=False)
+    await settled(gateway)
+
+    async def unable(_: object) -> None:
+        raise OSError("no journal")
+
+    made = [Operator("a"), Operator("a")]
+    monkeypatch.setattr(made[0], "start", unable)
+    monkeypatch.setattr(fleet, "_build", lambda *_: made[0])
+    await gateway.fleet.switch("a", on=True)
+    await settled(gateway)
+    assert gateway.fleet.usable() == []
+    monkeypatch.setattr(fleet, "_build", lambda *_: made[1])
+    await gateway.fleet.switch("a", on=True)
+    await settled(gateway)
+    assert gateway.fleet.usable() == ["a"]
+    assert made[0].stopped
 
 
 async def test_what_the_settings_disable_is_enabled_there(gateway_of: OpenGateway) -> None:

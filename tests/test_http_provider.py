@@ -20,7 +20,9 @@ from smsgw.models import Outcome, Verdict
 from smsgw.operators import HttpProviderSettings
 from smsgw.providers import http
 from smsgw.providers.base import Accepted
+from smsgw.providers.http.client import Client, NotSentError
 from smsgw.providers.http.judge import basic
+from smsgw.providers.http.requests import Request
 from tests.certificates import new_certificates
 from tests.http_operators import (
     Answers,
@@ -320,11 +322,24 @@ async def test_an_error_is_told_in_one_line_of_the_operators_words() -> None:
         ("-1", None),
         ("soon", None),
         ("٧", None),
+        ("Wed, 99999999999999999999 Oct 2115 07:28:00 GMT", None),
+        ("Wed, 21 Oct 2115 07:28:00 +99999999999999999999", None),
     ],
 )
 async def test_retry_after_is_obeyed_within_reason(said: str, seconds: float | None) -> None:
     outcome = await outcome_for(answering(429, None, Retry_After=said))
     assert (outcome.verdict, outcome.retry_after_s) == (Verdict.THROTTLED, seconds)
+
+
+@pytest.mark.parametrize("status", [502, 504])
+async def test_that_there_was_no_operator_behind_a_gateway_is_a_fault_of_the_link(
+    status: int,
+) -> None:
+    outcome = await outcome_for(answering(status))
+    assert outcome == Outcome(Verdict.UNKNOWN, detail=f"HTTP {status}", timed_out=True)
+    outcome = await outcome_for(answering(status), statuses={f"{status}": "failed"})
+    assert (outcome.verdict, outcome.timed_out) == (Verdict.FAILED, False)
+    assert not (await outcome_for(answering(500))).timed_out
 
 
 # Parts
@@ -479,6 +494,20 @@ async def test_a_name_without_an_address_is_not_sent(monkeypatch: pytest.MonkeyP
     assert outcome == Outcome(Verdict.NOT_SENT, detail="the operator's name has no address")
 
 
+@pytest.mark.parametrize(
+    "url", ["http://h:99999/", "http://a..b/", "http://[zz]/", f"http://{'x' * 64}/"]
+)
+async def test_an_address_that_cannot_be_one_is_not_sent_to(url: str) -> None:
+    # No settings say so; what was not foreseen there shall not be the end of a submit.
+    client = Client("op", HttpProviderSettings(kind="http", url="http://h/"))
+    client.open()
+    try:
+        with pytest.raises(NotSentError, match="the operator's address cannot be one"):
+            await client.ask(Request("POST", url, {}, None), 30.0)
+    finally:
+        await client.close()
+
+
 async def test_a_server_without_tls_gets_nothing() -> None:
     async with (
         serving(taken) as operator,
@@ -494,6 +523,7 @@ async def test_a_lost_answer_is_unknown_and_the_request_goes_out_once(method: st
     outcome, requests = await lost(hang_up, method=method)
     assert outcome.verdict is Verdict.UNKNOWN
     assert outcome.detail == "the connection was lost before the answer"
+    assert outcome.timed_out
     assert requests == 1
 
 
@@ -505,7 +535,7 @@ async def test_half_an_answer_is_unknown() -> None:
 @pytest.mark.parametrize("reply", [noise, headers_without_end])
 async def test_what_is_no_http_is_unknown(reply: Any) -> None:
     outcome, _ = await lost(reply)
-    assert outcome == Outcome(Verdict.UNKNOWN, detail="the answer is not HTTP")
+    assert outcome == Outcome(Verdict.UNKNOWN, detail="the answer is not HTTP", timed_out=True)
 
 
 async def test_no_answer_in_time_is_unknown() -> None:

@@ -1,5 +1,6 @@
 """The whole trip through an operator with an HTTP interface, receipts in its own form included."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -17,8 +18,8 @@ from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.settings import load, with_dev
 from tests.conftest import OpenGateway
-from tests.http_operators import Answers, Asked, Kavenegar, Twilio, Vonage, says, serving
-from tests.support import Served, account_of, add_client, assert_clean, flushed
+from tests.http_operators import Answers, Asked, Kavenegar, Twilio, Vonage, raw, says, serving
+from tests.support import Served, account_of, add_client, assert_clean, flushed, send
 
 TOKEN = "t0ken-canary"
 TO = "+989121234567"
@@ -92,6 +93,41 @@ async def site_with(
 
 def taken(asked: Asked) -> Any:
     return says({"id": "m-1"})
+
+
+async def gateway_error(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n")
+
+
+async def hang_up(_: asyncio.StreamWriter) -> None:
+    """Read all of it, and say nothing."""
+
+
+@pytest.mark.parametrize("fault", [gateway_error, hang_up])
+async def test_faults_of_the_link_open_the_breaker(gateway_of: OpenGateway, fault: Any) -> None:
+    async with raw(fault) as bad, serving(taken) as good:
+        one = {"kind": "http", "id_path": "id", "breaker_failures": 2, "window": 3}
+        gateway = await gateway_of(
+            {
+                "dev": {"allow_providers": True},
+                "server": {"shutdown_s": 0.05},
+                "providers": {
+                    "mock": {"enabled": False},
+                    "bad": {**one, "url": bad.url},
+                    "good": {**one, "url": good.base_url, "window": 10, "priority": 1},
+                },
+            },
+            manual=False,
+        )
+        client = await add_client(gateway)
+        for _ in range(20):
+            await send(gateway, client, to=TO)
+        while "provider bad" not in gateway.trouble() or len(good.asked) + bad.requests < 20:
+            await flushed(gateway)
+        # What was under way by then, and no more.
+        assert bad.requests <= 4
+        assert "breaker" in gateway.trouble()["provider bad"]
+        await gateway.close()
 
 
 TWILIO = {"preset": "twilio", "account": Twilio.account, "secret": Twilio.secret}

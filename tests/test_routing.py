@@ -64,6 +64,13 @@ def test_after_a_failure_a_message_goes_to_the_others_that_can_take_it(
             assert routes[routing.again(IRAN, route)] == others
 
 
+@given(operators, names)
+def test_nobody_is_called_to_where_only_rests_go(known: list[Operator], begun_by: str) -> None:
+    routing, _ = numbered(known)
+    whole = routing.route(IRAN)
+    assert not {whole, routing.begun(IRAN, whole, begun_by)} & routing.rests()
+
+
 def test_where_all_cut_alike_nothing_is_apart() -> None:
     routing, _ = numbered([Operator(name, splits="udh") for name in "abc"])
     plain, _ = numbered([Operator(name) for name in "abc"])
@@ -80,3 +87,12 @@ def test_a_route_for_what_is_begun_is_no_route_for_a_rest() -> None:
     assert routing.rests() == {rest, routing.next_after(IRAN, "a")[0]}
     assert alone not in routing.rests()
     assert not routing.is_stale(alone)
+
+
+def test_what_is_left_of_those_that_go_on_is_a_rest_too() -> None:
+    routing, routes = numbered(
+        [Operator("a", splits="udh"), Operator("b"), Operator("c", splits="udh")]
+    )
+    rest, others = routing.next_after(IRAN, "a", "a")
+    assert routes[rest] == others == ("c",)
+    assert rest in routing.rests()

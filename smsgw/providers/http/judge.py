@@ -34,6 +34,8 @@ STATUSES: Final[Mapping[str, str]] = {
     "505": "trouble",
     "500-599": "unknown",
 }
+LINK_FAULTS: Final = frozenset({502, 504})
+"""Something between us and the operator says that it had no answer of it."""
 ANY_CODE: Final = "*"
 CODE_CHARACTERS_MAX: Final = 64
 DETAIL_CHARACTERS_MAX: Final = 200
@@ -108,7 +110,12 @@ class Judge:
         if verdict is Verdict.ACCEPTED:
             return Outcome(verdict, identifier), None
         detail = ": ".join(filter(None, (link, why, shown)))[:DETAIL_CHARACTERS_MAX]
-        outcome = Outcome(verdict, detail=detail, retry_after_s=_seconds(answer.retry_after))
+        outcome = Outcome(
+            verdict,
+            detail=detail,
+            retry_after_s=_seconds(answer.retry_after),
+            timed_out=verdict is Verdict.UNKNOWN and answer.status in LINK_FAULTS,
+        )
         return outcome, f"the operator answers {link}" if word == "trouble" else None
 
     def _word(self, status: int, code: str | None) -> str:
@@ -174,7 +181,7 @@ def _seconds(retry_after: str | None) -> float | None:
         return min(float(retry_after), RETRY_AFTER_S_MAX)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -105,7 +105,7 @@ class HttpProvider:
             return Outcome(Verdict.NOT_SENT, detail=str(error))
         except AnswerLostError as error:
             # A code may have less time than the operator: that is no sign of its health.
-            timed_out = error.timed_out and timeout_s == self._settings.response_timeout_s
+            timed_out = not error.timed_out or timeout_s == self._settings.response_timeout_s
             return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=timed_out)
         outcome, trouble = self._judge.outcome(answer, submission)
         if trouble is not None:
