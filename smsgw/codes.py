@@ -7,7 +7,7 @@ import hmac
 from dataclasses import dataclass
 from hashlib import sha256
 
-from smsgw import ledger, lifecycle
+from smsgw import ledger, lifecycle, parts
 from smsgw.admission import (
     Draft,
     KeyUse,
@@ -122,7 +122,7 @@ class Open(Request):
 
 
 class AcceptedByOperator(Request):
-    """The operator has it; the handset's receipt decides."""
+    """The operator has it; the receipt of the handset decides, or those of all parts."""
 
     __slots__ = ("number", "outcome")
 
@@ -134,16 +134,21 @@ class AcceptedByOperator(Request):
         self.outcome = outcome
 
     def needs(self, wants: Wants) -> None:
-        """The message."""
+        """The message, and its parts where the operator takes them one by one."""
         wants.messages.add(self.number)
+        if self.outcome.parts is not None:
+            wants.parts.add(self.number)
 
     def decide(self, turn: Turn) -> None:
-        """Keep the operator's id; the message stays open."""
+        """Keep the operator's id, and that of each part; the message stays open."""
         message = turn.messages[self.number]
         if message.status == Status.SENDING:
             turn.touch(message)
             message.provider_message_id = self.outcome.provider_message_id or None
             message.submitted_at_ms = turn.now_ms
+            if self.outcome.parts is not None:
+                assert message.provider is not None
+                parts.record(turn, message, message.provider, self.outcome.parts)
 
 
 class Close(Request):

@@ -38,7 +38,7 @@ PLACE_LOOK_S: Final = 0.1
 _NUMBERS_MAX: Final = 100_000
 _TAKEN_BACK_MAX: Final = 10_000
 _ENDED_THERE: Final = frozenset({Reason.UNDELIVERED, Reason.EXPIRED_BY_OPERATOR})
-"""By the operator's own word: nothing is left there that could be taken back."""
+"""By the operator's own word: of what it took as a whole, nothing is left to be taken back."""
 
 
 class NumberLimits:
@@ -240,7 +240,7 @@ class OtpDesk:
         full = template.replace(PLACEHOLDER, code) if code else template
         decided = await self._deliver(shard, client_id, opened, link, full, key, ours=ours)
         if decided.answer == ANSWER_OTP_FAILED:
-            raise self._undeliverable(opened)
+            raise self._undeliverable(decided.message)
         decided.code = code
         self._metrics.otp("confirmed")
         return decided
@@ -296,6 +296,7 @@ class OtpDesk:
         submission = _submission(shard, message, text, left_s)
         answered: asyncio.Future[Outcome] = loop.create_future()
         handset = self._settings.confirm == "handset"
+        accepted: AcceptedByOperator | None = None
         close: Close | None = None
 
         def decide(outcome: Outcome | None) -> None:
@@ -307,13 +308,18 @@ class OtpDesk:
             close = request
 
         def take(outcome: Outcome) -> None:
+            nonlocal accepted
             if close is not None:
                 self._late(link.name, submission, outcome)
                 return
-            if not handset or outcome.handset:
-                # At once, so that no receipt can overtake the answer it belongs to.
-                with contextlib.suppress(StorageUnavailable):
+            # At once, so that no receipt can overtake the answer it belongs to.
+            with contextlib.suppress(StorageUnavailable):
+                if not handset or outcome.handset:
                     decide(outcome)
+                elif outcome.verdict is Verdict.ACCEPTED:
+                    request = AcceptedByOperator(message.number, outcome)
+                    shard.put(request)
+                    accepted = request
             if not answered.done():
                 answered.set_result(outcome)
 
@@ -326,9 +332,9 @@ class OtpDesk:
         self._worker.submit_now(link.name, submission, take)
         try:
             async with asyncio.timeout(left_s):
-                outcome = await asyncio.shield(answered)
-                if close is None and outcome.verdict is Verdict.ACCEPTED:
-                    await shard.ask(AcceptedByOperator(message.number, outcome))
+                await asyncio.shield(answered)
+                if accepted is not None:
+                    await accepted.future
                     await watcher
         except (TimeoutError, StorageUnavailable):
             pass
@@ -339,11 +345,7 @@ class OtpDesk:
             decide(answered.result() if answered.done() else None)
         assert close is not None
         decided: Decided = await close.future
-        if (
-            decided.answer == ANSWER_OTP_FAILED
-            and decided.message.reason not in _ENDED_THERE
-            and answered.done()
-        ):
+        if answered.done() and _is_left(decided, answered.result()):
             self._take_back(link.name, submission, answered.result())
         return decided
 
@@ -401,6 +403,12 @@ def _pass_on(watcher: asyncio.Future[None], _ended: asyncio.Future[None]) -> Non
     """Tell a code that waits for its handset that it has ended."""
     if not watcher.done():
         watcher.set_result(None)
+
+
+def _is_left(decided: Decided, outcome: Outcome) -> bool:
+    """Whether the operator may still be sending a code that was refused, or parts of it."""
+    ended_there = decided.message.reason in _ENDED_THERE and outcome.parts is None
+    return decided.answer == ANSWER_OTP_FAILED and not ended_there
 
 
 def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Submission:

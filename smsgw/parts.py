@@ -43,20 +43,22 @@ def delivered(turn: Turn, message: Message) -> bool:
     return accepted(turn, message) and all(row.status == Status.DELIVERED for row in rows.values())
 
 
-def adopt(turn: Turn, message: Message, identifier: str) -> int:
-    """Give an operator's id to the first part that has none.
+def adopt(turn: Turn, message: Message, identifier: str) -> int | None:
+    """Give an operator's id to the first part that has none, of a message that is in doubt.
 
     Returns:
-        The part; 0 where the message is a whole, and one too many where each has an id.
+        The part; 0 where the message is a whole, None where nothing of it is in doubt any more.
     """
-    if message.parts == 1 or message.is_final:
+    if message.status != Status.UNCERTAIN:
+        return None
+    if message.parts == 1:
         return 0
     rows = turn.parts.get(message.number, {})
     number = next(one for one in count(1) if one not in rows)
-    if number <= message.parts:
-        assert message.provider is not None
-        part = Part(message.number, number, message.provider, int(Status.SENT), identifier)
-        turn.set_part(part)
+    if number > message.parts:
+        return None
+    assert message.provider is not None
+    turn.set_part(Part(message.number, number, message.provider, int(Status.SENT), identifier))
     return number
 
 

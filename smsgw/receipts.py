@@ -15,7 +15,7 @@ from uuid import UUID
 from smsgw import lifecycle, parts
 from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
-from smsgw.ids import number_of
+from smsgw.ids import number_at, number_of
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message, Rules
@@ -29,6 +29,8 @@ log = get(__name__)
 IDS_MAX: Final = 50_000
 PARKED_MAX: Final = 1_000_000
 LOOK_AGAIN_S: Final = 10.0
+ENDED_WITHIN_MS: Final = 86_400_000
+"""How old a message may be that has ended without an operator's id, to be meant by a receipt."""
 _LOOK_AGAIN_S_EACH: Final = 0.001
 
 Key = tuple[str, str]
@@ -53,6 +55,7 @@ class Receive(Item):
         "elsewhere",
         "metrics",
         "missed",
+        "moved_on",
         "number",
         "part",
         "provider_message_id",
@@ -89,13 +92,15 @@ class Receive(Item):
             metrics: where it is counted.
             tell: who waits for it to be on disk, if anybody does.
             elsewhere: called, instead of all that, when the message is finished already: operators
-                repeat ids, and an older message of that id may still be open.
+                repeat ids, and an older message of that id may still be open. For an ``UNANSWERED``
+                part, when nothing of the message is in doubt any more.
         """
         super().__init__()
         self.tell = tell
         self.part = part
         self.elsewhere = elsewhere
         self.missed = False
+        self.moved_on = False
         self.rules = rules
         self.number = number
         self.provider_message_id = provider_message_id
@@ -112,15 +117,18 @@ class Receive(Item):
     def decide(self, turn: Turn) -> None:
         """Apply it; the answer is the final status, if the receipt was the end."""
         message = turn.messages.get(self.number)
+        self.moved_on = True
         if message is None:
             return
         final = message.is_final
-        if not final:
-            self.elsewhere = None
-        elif self.elsewhere is not None:
+        part: int | None = self.part
+        if part == UNANSWERED:
+            part = parts.adopt(turn, message, self.provider_message_id)
+        elif final and self.elsewhere is not None:
             return
-        if self.part == UNANSWERED:
-            self.part = parts.adopt(turn, message, self.provider_message_id)
+        if part is None:
+            return
+        self.moved_on = False
         lifecycle.receive(
             turn,
             message,
@@ -128,7 +136,7 @@ class Receive(Item):
             self.reason,
             self.provider_message_id,
             self.rules,
-            self.part,
+            part,
         )
         if message.is_final and not final:
             self.answer = message.status
@@ -136,7 +144,7 @@ class Receive(Item):
 
     def done(self) -> None:
         """Count it."""
-        if self.elsewhere is not None:
+        if self.moved_on and self.elsewhere is not None:
             self.elsewhere(self)
             return
         self.metrics.receipt("event" if self.answer is None else "matched")
@@ -313,14 +321,16 @@ class Receipts:
     async def _take(
         self, keys: Sequence[Key], word: str, reason: str | None, about: About | None = None
     ) -> None:
-        for key in keys:
-            if key[1] and await self._apply(key, word, reason):
-                return
+        if await self._apply_any(keys, word, reason):
+            return
         key = keys[0]
         place = await self._in_doubt(key[0], about) if about and lifecycle.decides(word) else None
         if place is not None:
-            await self._put_and_wait(place, key, word, reason)
-            return
+            # What answers have told while we looked was not counted as in doubt.
+            if await self._apply_any(keys, word, reason):
+                return
+            if await self._adopt(place, key, word, reason):
+                return
         if len(self.parked) >= PARKED_MAX:
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
         self._metrics.receipt("parked")
@@ -357,7 +367,9 @@ class Receipts:
             number, part, key[1], word, reason, self._rules, self._metrics, tell, elsewhere
         )
         self._shards.shards[shard].put(receipt)
-        self._tell_watcher(number, word)
+        if not part:
+            # Of a part, only its turn knows whether the message has ended by it.
+            self._tell_watcher(number, word)
 
     async def _put_elsewhere(self, receipt: Receive, place: Place, key: Key) -> None:
         """Apply a receipt to an older message that is open; else it is an event of the newest."""
@@ -370,6 +382,12 @@ class Receipts:
         receipt.elsewhere = None
         self._shards.shards[shard].put(receipt)
 
+    async def _apply_any(self, keys: Sequence[Key], word: str, reason: str | None) -> bool:
+        for key in keys:
+            if key[1] and await self._apply(key, word, reason):
+                return True
+        return False
+
     async def _apply(self, key: Key, word: str, reason: str | None) -> bool:
         """Find the message and apply the receipt; False where there is no message."""
         place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
@@ -380,27 +398,48 @@ class Receipts:
         return True
 
     async def _put_and_wait(self, place: Place, key: Key, word: str, reason: str | None) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tell(error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self._put(place, key, word, reason, tell)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._put(place, key, word, reason, partial(_answer, future))
         await future
 
+    async def _adopt(self, place: Place, key: Key, word: str, reason: str | None) -> bool:
+        """Apply a receipt to what was in doubt; False where that was answered meanwhile."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        shard, number, part = place
+        self._shards.shards[shard].put(
+            Receive(
+                number,
+                part,
+                key[1],
+                word,
+                reason,
+                self._rules,
+                self._metrics,
+                tell=partial(_answer, future),
+                elsewhere=lambda _: _answer(future, None, applied=False),
+            )
+        )
+        return await future
+
     async def _in_doubt(self, provider: str, about: About) -> Place | None:
-        """The one message for a number, from a sender, that may have reached an operator."""
-        found = [
+        """The one message for a number, from a sender, that may have reached an operator.
+
+        None where another may be meant: what is being sent, since a receipt may overtake the answer
+        that names its id, or what has ended without an id.
+        """
+        uncertain = await self._places("uncertain_of", provider, *about)
+        if len(uncertain) != 1:
+            return None
+        since = number_at(self._clock.now_ms() - ENDED_WITHIN_MS)
+        owners = await self._places("owners_of", provider, *about, since)
+        return uncertain[0] if owners == uncertain else None
+
+    async def _places(self, statement: str, *parameters: Any) -> list[Place]:
+        return [
             (shard.number, number, UNANSWERED)
             for shard in self._shards
-            for (number,) in await shard.store.read("uncertain_of", provider, *about)
+            for (number,) in await shard.store.read(statement, *parameters)
         ]
-        return found[0] if len(found) == 1 else None
 
     async def _by_reference(self, key: Key) -> Place | None:
         """The message that an operator calls by our name for it, when its answer was lost."""
@@ -420,7 +459,9 @@ class Receipts:
 
     def _tell_watcher(self, number: int, word: str) -> None:
         """Tell a one-time code that waits for its handset: its close comes after this receipt."""
-        if lifecycle.decides(word) and (watcher := self.watchers.pop(number, None)) is not None:
+        watcher = self.watchers.pop(number, None) if lifecycle.decides(word) else None
+        # Its deadline may have come in this very round of the loop.
+        if watcher is not None and not watcher.done():
             watcher.set_result(None)
 
     async def _search(self, key: Key) -> Place | None:
@@ -486,6 +527,17 @@ class Receipts:
 
 def _tell(stored: Callable[[bool], None], error: BaseException | None) -> None:
     stored(error is None)
+
+
+def _answer(
+    future: asyncio.Future[bool], error: BaseException | None, *, applied: bool = True
+) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(applied)
+    else:
+        future.set_exception(error)
 
 
 def _succeeded(task: asyncio.Task[None]) -> bool:

@@ -183,6 +183,7 @@ async def test_no_answer_until_the_deadline_is_a_refusal(
     ],
 )
 @pytest.mark.parametrize("confirm", ["operator", "handset"])
+@pytest.mark.backends("sqlite", "postgres")
 async def test_every_verdict_but_one_is_a_refusal_and_is_never_tried_again(
     gateway_of: OpenGateway,
     operator: Scripted,
@@ -240,6 +241,95 @@ async def test_the_handset_decides_where_it_must_confirm(
         assert isinstance(result, Decided)
         assert (result.answer, result.credits_cents) == (answer, 995)
         assert (await stored(gateway, submission)).charged_cents == 5
+
+
+def accept_parts(operator: Scripted, submission: Submission) -> None:
+    """Accept each part under an id: "1", "2", …"""
+    assert operator._sink is not None
+    parts = {part: Outcome(Verdict.ACCEPTED, str(part)) for part in range(1, submission.parts + 1)}
+    operator._sink.settled("mock", submission, fold(parts))
+
+
+@pytest.mark.parametrize("order", ["one by one", "receipts first", "right behind", "last first"])
+@pytest.mark.backends("sqlite", "postgres")
+async def test_the_handset_has_a_long_code_once_it_has_all_its_parts(
+    gateway_of: OpenGateway, operator: Scripted, order: str
+) -> None:
+    gateway = await serve(gateway_of, operator, otp={"confirm": "handset"})
+    client = await add_client(gateway)
+    task = asked(gateway, client, text="رمز شما {code} است. " * 7)
+    submission = await operator.next()
+    assert (submission.ucs2, submission.parts) == (True, 3)
+    identifiers = ["3", "1", "2"] if order == "last first" else ["1", "2", "3"]
+    if order == "receipts first":
+        for identifier in identifiers:
+            operator.receipt(identifier)
+        await flushed(gateway)
+    accept_parts(operator, submission)
+    if order == "right behind":
+        for identifier in identifiers:
+            operator.receipt(identifier)
+    elif order != "receipts first":
+        for identifier in identifiers:
+            await flushed(gateway)
+            assert not task.done()
+            assert (await stored(gateway, submission)).status == Status.SENDING
+            # Said twice, it is still one part.
+            operator.receipt(identifier)
+            operator.receipt(identifier)
+    result = await result_of(task)
+    assert isinstance(result, Decided)
+    assert (result.answer, result.credits_cents) == (ANSWER_OTP_HANDSET, 985)
+    now = await stored(gateway, submission)
+    assert (now.status, now.charged_cents, now.held_cents) == (Status.DELIVERED, 15, 0)
+    assert now.provider_message_id == "1"
+    await flushed(gateway)
+    assert gateway.receipts.watchers == {}
+    assert operator.cancelled == []
+    await assert_clean(gateway)
+
+
+@pytest.mark.backends("sqlite", "postgres")
+async def test_the_first_part_that_is_not_delivered_refuses_a_long_code(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator, otp={"confirm": "handset"})
+    client = await add_client(gateway)
+    task = asked(gateway, client, text="{code} " * 30)
+    submission = await operator.next()
+    accept_parts(operator, submission)
+    operator.receipt("1")
+    await flushed(gateway)
+    assert not task.done()
+    operator.receipt("2", "UNDELIV")
+    refusal = await result_of(task)
+    assert isinstance(refusal, OtpUndeliverable)
+    assert refusal.members["reason"] == "undelivered"
+    assert (await stored(gateway, submission)).status == Status.FAILED_PERM
+    # Another part may still be on its way.
+    assert operator.cancelled == [(submission, "1"), (submission, "2")]
+    await assert_released(gateway, client)
+
+
+async def test_a_long_code_of_which_a_part_is_not_reported_in_time_is_refused(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    otp = {"confirm": "handset", "deadline_ms": 200}
+    gateway = await serve(gateway_of, operator, manual=False, otp=otp)
+    client = await add_client(gateway)
+    task = asked(gateway, client, text="{code} " * 30)
+    submission = await operator.next()
+    accept_parts(operator, submission)
+    operator.receipt("1")
+    refusal = await result_of(task)
+    assert isinstance(refusal, OtpUndeliverable)
+    assert refusal.members["reason"] == "uncertain"
+    assert operator.cancelled == [(submission, "1"), (submission, "2")]
+    now = await stored(gateway, submission)
+    operator.receipt("2")
+    await flushed(gateway)
+    assert await stored(gateway, submission) == now
+    await assert_released(gateway, client)
 
 
 LATE = ["decided too late", "no handset", "after the deadline", "after it was given up"]

@@ -296,6 +296,18 @@ async def test_the_first_part_that_is_not_delivered_ends_the_message(
     await assert_clean(gateway)
 
 
+def test_only_a_part_in_doubt_adopts_an_id() -> None:
+    message = a_message(parts=2, status=int(S.UNCERTAIN), attempts=1, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    assert [parts.adopt(turn, message, one) for one in ("a", "b", "c")] == [1, 2, None]
+    whole = a_message(status=int(S.UNCERTAIN), attempts=1, provider="op")
+    assert parts.adopt(turn, whole, "a") == 0
+    for status in set(S) - {S.UNCERTAIN}:
+        whole.status = message.status = int(status)
+        assert parts.adopt(turn, whole, "a") is None
+        assert parts.adopt(turn, message, "a") is None
+
+
 async def test_accepted_parts_outlive_a_crash(gateway_of: OpenGateway, clock: ManualClock) -> None:
     gateway, operator = await serve(gateway_of, on_uncertain="resend")
     client = await add_client(gateway)

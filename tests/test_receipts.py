@@ -10,8 +10,8 @@ from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.errors import TooManyRequests
 from smsgw.gateway import Gateway
-from smsgw.models import Message, Status
-from smsgw.receipts import Park
+from smsgw.models import Message, Status, Verdict
+from smsgw.receipts import About, Park, Place
 from smsgw.store.base import ShardUnavailableError
 from tests.conftest import OpenGateway
 from tests.support import (
@@ -151,6 +151,104 @@ async def test_a_receipt_that_overtakes_the_answer_is_parked_and_then_matched(
     assert (await final_of(gateway, message)).charged_cents == 5
     await flushed(gateway)
     assert await parked(gateway) == 0
+
+
+async def reported(gateway: Gateway, message: Message, identifier: str = "new") -> None:
+    """A receipt with an id that is not known, and whom its message was from and to."""
+    about = (message.recipient, message.sender)
+    gateway.receipts.receive("mock", identifier, "DELIVRD", None, about=about)
+    await gateway.receipts.drain()
+    await flushed(gateway)
+
+
+async def other_message(
+    gateway: Gateway, clock: ManualClock, operator: Scripted, client: bytes, how: str
+) -> None:
+    """Another message for the same number, from the same sender."""
+    if how == "alone":
+        return
+    await submitted(gateway, client)
+    submission = await operator.next()
+    if how == "without an id":
+        operator.accept(submission, None)
+    elif how == "known":
+        operator.accept(submission, "7")
+    elif how == "refused":
+        operator.answer(submission, Verdict.REFUSED)
+    elif how != "being sent":
+        operator.answer(submission, Verdict.UNKNOWN)
+        await flushed(gateway)
+        clock.advance(700 if how == "given up" else 100_000)
+        await sweep(gateway)
+    await flushed(gateway)
+
+
+@pytest.mark.parametrize(
+    ("how", "adopted"),
+    [
+        ("alone", True),
+        ("known", True),
+        ("refused", True),
+        ("given up long ago", True),
+        ("being sent", False),
+        ("without an id", False),
+        ("given up", False),
+    ],
+)
+async def test_only_what_alone_may_be_meant_gets_a_receipt_that_nobody_knows(
+    gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, how: str, adopted: bool
+) -> None:
+    gateway = await serve(gateway_of, operator, providers={"mock": {"response_timeout_s": 1e6}})
+    client = await add_client(gateway)
+    await other_message(gateway, clock, operator, client, how)
+    message = await submitted(gateway, client)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    await reported(gateway, message)
+    now = await message_of(gateway, message)
+    if adopted:
+        assert (now.status, now.provider_message_id) == (Status.DELIVERED, "new")
+    else:
+        assert (now.status, now.provider_message_id) == (Status.UNCERTAIN, None)
+    assert await parked(gateway) == (not adopted)
+    await assert_clean(gateway)
+
+
+@pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [(Verdict.ACCEPTED, Status.SENT), (Verdict.THROTTLED, Status.QUEUED)],
+)
+async def test_a_receipt_is_not_given_to_what_was_in_doubt_until_just_now(
+    gateway_of: OpenGateway,
+    operator: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    verdict: Verdict,
+    status: Status,
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    sent = await send(gateway, client, text=text)
+    assert isinstance(sent, Accepted)
+    submission = await operator.next()
+    operator.answer(submission, Verdict.UNKNOWN)
+    await flushed(gateway)
+    look = gateway.receipts._in_doubt
+
+    async def answered_meanwhile(provider: str, about: About) -> Place | None:
+        place = await look(provider, about)
+        assert place is not None
+        gateway.allotter.stopped = True
+        operator.answer(submission, verdict, provider_message_id="7")
+        return place
+
+    monkeypatch.setattr(gateway.receipts, "_in_doubt", answered_meanwhile)
+    await reported(gateway, sent.message)
+    assert await status_of(gateway, sent.message) == status
+    assert await receipts_beside(gateway, sent.message) == []
+    assert await parked(gateway) == 1
+    await assert_clean(gateway)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -315,6 +315,13 @@ def test_a_state_may_stand_in_a_tlv_alone(state: int, word: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "value", [b"ABC123", b"ABC123\0", b"ABC123\0junk", b"ABC123\0\xff\0", b" ABC123 \0"]
+)
+def test_the_id_of_a_tlv_ends_at_its_first_nul(value: bytes) -> None:
+    assert receipt_of("", tlvs={Tag.RECEIPTED_MESSAGE_ID: value}).tlv_id == "ABC123"
+
+
+@pytest.mark.parametrize(
     ("state", "text", "word", "reason"),
     [
         (b"\2", "stat:DELIVRD", "DELIVRD", None),

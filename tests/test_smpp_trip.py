@@ -338,6 +338,54 @@ async def test_in_transaction_mode_a_handset_that_does_not_answer_is_a_refusal(
         assert await site.balance() == (1000, 0, 0)
 
 
+async def in_doubt(site: Site, smsc: Smsc) -> Any:
+    """A message whose connection was lost before the operator took it; another is there again."""
+    smsc.first(SUBMIT_SM, dropped())
+    sent = await site.send(text="in doubt")
+    await site.is_in(sent, "UNCERTAIN")
+    await smsc.binds()
+    await usable(site)
+    return sent
+
+
+async def usable(site: Site) -> None:
+    while not site.gateway.allotter.links["op"].counts:
+        await flushed(site.gateway)
+
+
+async def test_a_receipt_before_its_answer_is_not_given_to_another_that_is_in_doubt(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        lost = await in_doubt(site, smsc)
+        smsc.first(SUBMIT_SM, in_turn(reported(), held("answer")))
+        sent = await site.send()
+        await smsc.saw(DELIVER_SM | RESPONSE)
+        assert (await site.message(lost))["status"] == "UNCERTAIN"
+        smsc.release("answer")
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+        message = await site.message(lost)
+        assert (message["status"], message["provider_message_id"]) == ("UNCERTAIN", None)
+        assert await site.balance() == (990, 5, 5)
+
+
+async def test_a_receipt_of_a_dead_code_is_not_given_to_another_that_is_in_doubt(
+    gateway_of: OpenGateway,
+) -> None:
+    more = {"otp": {"deadline_ms": 300}}
+    async with Smsc() as smsc, site_with(gateway_of, smsc, more) as site:
+        lost = await in_doubt(site, smsc)
+        smsc.first(SUBMIT_SM, in_turn(held("report", reported()), silent))
+        await site.send(503, otp=True, text="code {code}")
+        smsc.release("report")
+        await smsc.saw(DELIVER_SM | RESPONSE)
+        await flushed(site.gateway)
+        assert (await site.message(lost))["status"] == "UNCERTAIN"
+        assert len(site.gateway.receipts.parked) == 1
+        assert await site.balance() == (995, 5, 0)
+
+
 @pytest.mark.parametrize("action", [silent, held("never")])
 async def test_stopping_leaves_nothing_in_doubt_but_what_is(
     gateway_of: OpenGateway, action: Any

@@ -136,7 +136,7 @@ def parse(message: ShortMessage) -> Receipt | None:
         word,
         _reason(aside, fields.get("err", ""), tlvs.get(Tag.NETWORK_ERROR_CODE, b"")),
         _bare(fields.get("id", "")),
-        _bare(tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").decode("latin-1")),
+        _bare(tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1")),
     )
 
 

@@ -128,6 +128,24 @@ JOIN message AS m ON m.number = p.message;
 SELECT number FROM message
 WHERE status IN (2, 3, 4) AND status = 4 AND provider = ? AND recipient = ? AND sender = ? LIMIT 2;
 
+-- name: owners_of
+-- What a receipt for this number from this sender may mean, if nobody knows its id: what is being
+-- sent or in doubt, and what was accepted or has ended without an id, of the messages from ?4 on.
+WITH RECURSIVE stretch (number) AS (
+    SELECT max(number) >> 44 FROM message
+    UNION ALL
+    SELECT number - 1 FROM stretch
+    WHERE number > max(?4, (SELECT min(number) FROM message)) >> 44)
+SELECT number FROM message
+WHERE status IN (2, 3, 4) AND status IN (2, 4)
+  AND provider = ?1 AND recipient = ?2 AND sender = ?3
+UNION ALL
+SELECT m.number FROM stretch CROSS JOIN client AS c CROSS JOIN message AS m
+WHERE m.number >> 44 = stretch.number AND m.client = c.number AND m.recipient = ?2
+  AND m.number >= ?4 AND m.provider = ?1 AND m.sender = ?3 AND m.provider_message_id IS NULL
+  AND (m.status IN (3, 14) OR m.reason = 'interrupted')
+LIMIT 2;
+
 -- name: accepted_open
 -- Accepted by an operator, without a receipt so far, newest first.
 SELECT * FROM message WHERE number < ? AND status IN (2, 3, 4) AND status = 3

@@ -123,6 +123,17 @@ JOIN shard.message AS m ON m.number = p.message;
 SELECT m.number FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
 WHERE m.status = 4 AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3 LIMIT 2;
 
+-- name: owners_of
+-- What a receipt for this number from this sender may mean, if nobody knows its id: what is being
+-- sent or in doubt, and what was accepted or has ended without an id, of the messages from $4 on.
+SELECT m.number FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
+WHERE m.status IN (2, 4) AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3
+UNION ALL
+SELECT m.number FROM shard.client AS c JOIN shard.message AS m ON m.client = c.number
+WHERE m.recipient = $2 AND m.number >= $4 AND m.provider = $1 AND m.sender = $3
+  AND m.provider_message_id IS NULL AND (m.status IN (3, 14) OR m.reason = 'interrupted')
+LIMIT 2;
+
 -- name: accepted_open
 -- Accepted by an operator, without a receipt so far, newest first.
 SELECT * FROM shard.message WHERE number < $1 AND status = 3 ORDER BY number DESC LIMIT $2;
