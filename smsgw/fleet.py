@@ -7,7 +7,7 @@ what is in flight on the old ones has its answers.
 
 import asyncio
 import uuid
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from smsgw.admission import Draft
@@ -32,6 +32,7 @@ from smsgw.providers.smpp.provider import SmppProvider
 from smsgw.recovery import reroute
 from smsgw.routing import Operator, Routing, operators_of
 from smsgw.store.catalog import DISABLED, PAUSE_ALL
+from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.worker import Worker
 
@@ -162,6 +163,9 @@ class Fleet:
         """What is to take an operator's place; None where nothing is."""
         self._exchanges: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unrestored: dict[int, set[str]] = {}
+        """By the number of a shard, the operators that were not told what it knows of them."""
+        self._restoring = asyncio.Lock()
         self._changing = asyncio.Lock()
         self._tidying = asyncio.Lock()
         self._tests = 0
@@ -201,7 +205,7 @@ class Fleet:
         for name, provider in self.providers.items():
             self._worker.providers[name] = provider
             await provider.start(self._worker)
-        await self._restore(self.providers)
+        await self._restore(self.providers, self._shards)
         self._serving = True
 
     async def stop(self) -> None:
@@ -372,6 +376,10 @@ class Fleet:
                     await self._launch(name, provider)
                 else:
                     log.info("provider.closed", "its connections are closed", provider=name)
+        except BaseException:
+            # So that it is made again as soon as somebody asks for it.
+            self._made.pop(name, None)
+            raise
         finally:
             del self._exchanges[name]
         if name not in self.settings:
@@ -380,7 +388,8 @@ class Fleet:
     async def _launch(self, name: str, provider: Provider) -> None:
         self.providers[name] = self._worker.providers[name] = provider
         await provider.start(self._worker)
-        await self._restore({name})
+        for shard in self._shards:
+            await self._restore_or_later(shard, {name})
         link = self._allotter.links[name]
         # Whatever the old connections had come to, these are others.
         link.worked()
@@ -388,10 +397,30 @@ class Fleet:
         link.off = name in self._coming
         self._worker.changed(name)
 
-    async def _restore(self, names: Collection[str]) -> None:
+    async def _restore_or_later(self, shard: Shard, names: set[str]) -> None:
+        """Restore from one shard; where it cannot be read, again at the next look."""
+        async with self._restoring:
+            known = self._unrestored.pop(shard.number, set())
+            try:
+                await self._restore(names, [shard])
+                left = known - names
+            except StorageUnavailable:
+                # Messages can leave without that, and their receipts come in.
+                left = known | names
+                if left != known:
+                    log.warning(
+                        "operators.unrestored",
+                        "what was accepted cannot be read now",
+                        shard=shard.number,
+                        providers=", ".join(sorted(names)),
+                    )
+            if left:
+                self._unrestored[shard.number] = left
+
+    async def _restore(self, names: Collection[str], shards: Iterable[Shard]) -> None:
         """Tell operators what they had accepted and have not reported on."""
         accepted: dict[str, list[Accepted]] = {}
-        for shard in self._shards:
+        for shard in shards:
             before = NUMBER_MAX
             while messages := await shard.store.accepted_open(before, RESTORED_STEP):
                 before = messages[-1].number
@@ -401,7 +430,8 @@ class Fleet:
                         known = accepted.setdefault(name, [])
                         known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
         for name, of_one in accepted.items():
-            self.providers[name].restore(of_one)
+            if name in self.providers:
+                self.providers[name].restore(of_one)
 
     # Routes, and what waits on them.
 
@@ -440,6 +470,10 @@ class Fleet:
         """Look whether operators can be used, and whether something waits where it cannot leave."""
         for name in list(self.providers):
             self._worker.changed(name)
+        if not self._restoring.locked():
+            for number, names in self._unrestored.items():
+                shard = self._shards.shards[number]
+                self._keep(self._restore_or_later(shard, set(names)), "restore")
         if not self._tidying.locked():
             self._keep(self._tidy(), "tidy")
 

@@ -360,6 +360,8 @@ class Gateway:
                 found[f"provider {name}"] = "it does not answer; its breaker is open"
             elif self.fleet.changing(name):
                 found[f"provider {name}"] = "its connections are being exchanged or closed"
+            elif (why := provider.warning) is not None:
+                found[f"provider {name}"] = why
         return found
 
     async def drain(self) -> None:

@@ -48,7 +48,8 @@ class Link:
     somebody has said: a paused one keeps what waits for it, one that is off takes part in nothing.
 
     The breaker opens for ``open_s`` when ``failures_max`` submits in a row had no answer (0: it
-    never does), and closes with the first answer after that. A refusal is an answer.
+    never does), and closes with the first answer after that. A refusal is an answer; what only says
+    that the operator gave none is not.
     """
 
     name: str
@@ -106,7 +107,7 @@ class Link:
         return self.open_until_s is not None
 
     def failed(self, now_s: float) -> bool:
-        """A submit had no answer in time; several in a row open the breaker.
+        """A submit had no answer; several in a row open the breaker.
 
         Returns:
             Whether it is open by that, or still is.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -117,10 +118,27 @@ def _fit_for_a_header(template: SecretStr) -> SecretStr:
     return template
 
 
+def _is_host(text: str, *, version_6: bool) -> bool:
+    """Whether it can be looked up: an address of IPv6, or a name or an address of IPv4."""
+    if version_6:
+        try:
+            return re.fullmatch("[0-9A-Fa-f:.]+", text) is not None and bool(IPv6Address(text))
+        except ValueError:
+            return False
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(re.fullmatch("[A-Za-z0-9_-]{1,63}", each) for each in labels)
+
+
 def _fit_for_an_address(url: str) -> str:
     """Refuse an address whose host is not plain to see, and that would leave it to a message."""
-    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+([/?][!-~]*)?", url):
+    found = re.fullmatch(
+        r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]*)?([/?][!-~]*)?", url
+    )
+    if found is None or not _is_host(found[1].strip("[]"), version_6=found[1].startswith("[")):
         raise _wrong("Should begin with http:// or https:// and a host")
+    port = (found[2] or "")[1:]
+    if port and not (len(port) <= 5 and 1 <= int(port) <= 65_535):
+        raise _wrong("Should have a port from 1 to 65535")
     return url
 
 
@@ -354,6 +372,14 @@ class SmppProviderSettings(ProviderSettings):
         if self.long_messages == "payload":
             return None
         return f"{self.long_messages} {self.charset}"
+
+    @field_validator("host", "tls_server_name")
+    @classmethod
+    def _a_host(cls, value: str, info: ValidationInfo) -> str:
+        unset = not value and info.field_name == "tls_server_name"
+        if not unset and not _is_host(value, version_6=":" in value):
+            raise _wrong("Should be the name of a host, or its address")
+        return value
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file", "tls_server_name")
     @classmethod

@@ -133,6 +133,18 @@ async def test_a_lost_answer_to_a_question_is_asked_for_again() -> None:
         assert provider.trouble is None
 
 
+async def test_what_could_not_be_stored_is_asked_for_again() -> None:
+    async with (
+        serving(Told(3, 3)) as operator,
+        connected(**polled(operator.base_url)) as (provider, desk),
+    ):
+        desk.cannot_store = 1
+        provider.restore([Accepted("m-1", "+98912")])
+        await desk.until(lambda: len(desk.reports) == 2)
+        assert desk.reports == [("m-1", "DELIVERED", "3")] * 2
+        assert not provider._polls._waiting
+
+
 async def test_an_operator_without_receipts_is_not_asked() -> None:
     async with (
         serving(Told()) as operator,

@@ -89,10 +89,30 @@ def test_a_mistake_is_named_with_its_key(settings: dict[str, Any], mistake: str)
         "https://h/é",
         "https://h\\@evil.example/",
         "https://h#f",
+        "https://:80/",
+        "https://a..b/",
+        "https://.b/",
+        "https://[zz]/",
+        "https://[::1/",
+        f"https://{'x' * 64}.example.com/",
     ],
 )
 def test_an_address_has_a_host_that_no_message_chooses(url: str) -> None:
     assert mistake_in(url=url, account="x").startswith("url: Should begin with http:// or https://")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "1000000"])
+def test_an_address_has_a_port_that_there_is(port: str) -> None:
+    for key in ("url", "base_url", "public_url"):
+        mistake = mistake_in(**{key: f"https://h:{port}/", "receipt_token": "t"})
+        assert mistake == f"{key}: Should have a port from 1 to 65535"
+
+
+@pytest.mark.parametrize(
+    "host", ["h", "a_b.example.com.", "h:65535", "127.0.0.1:1", "[::1]", "[::1]:80", "x" * 63]
+)
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    assert loaded(url=f"https://{host}/").url == f"https://{host}/"
 
 
 def test_an_address_may_begin_with_the_base_address_and_nowhere_else_say_it() -> None:

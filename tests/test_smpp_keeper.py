@@ -70,6 +70,16 @@ async def test_what_is_hopeless_is_not_tried_again_soon(monkeypatch: pytest.Monk
     assert await pauses(monkeypatch, [(0.0, WRONG), (0.0, WRONG), (0.0, GONE)]) == [60, 60, 4]
 
 
+@pytest.mark.parametrize("host", ["a..b", ".x", "x" * 64])
+async def test_a_name_that_cannot_be_one_does_not_end_the_attempts(host: str) -> None:
+    # No settings say so; what was not foreseen there shall not be the end of a bind.
+    settings = SmppProviderSettings.model_construct(host=host, port=9, link_timeout_s=30.0)
+    keeper = Keeper("op", settings, Command.BIND_TRANSCEIVER, 1, None, cast(Any, None))
+    lasted_s, ending = await keeper._hold()
+    why = "the operator's name cannot be one; look at host and tls_server_name"
+    assert (lasted_s, ending) == (0.0, Ending(why, hopeless=True))
+
+
 @pytest.mark.parametrize(
     ("error", "why"),
     [

@@ -214,6 +214,20 @@ async def test_what_is_given_up_before_it_left_never_leaves(bench: Bench) -> Non
     assert bench.link.give_up(sent)
 
 
+async def test_what_has_not_left_cannot_be_answered(bench: Bench) -> None:
+    (early,) = bench.send()
+    bench.answer(early, "made up")
+    assert bench.heard() == []
+    await bench.written()
+    bench.answer(early)
+    assert bench.heard() == [("answered", early, 0, "7")]
+    (unsent,) = bench.send()
+    bench.answer(unsent)
+    bench.link.connection_lost(None)
+    assert bench.heard() == [("lost", "the connection was lost", [unsent], [])]
+    assert bench.link.closed.done()
+
+
 async def test_late_answers_are_waited_for_with_a_limit(bench: Bench) -> None:
     parts = []
     for _ in range(LATE_MAX + 1):
@@ -318,6 +332,7 @@ async def test_what_a_bind_is_answered_with_decides() -> None:
 
 async def test_garbage_is_told_and_the_connection_closed(bench: Bench) -> None:
     (part,) = bench.send()
+    await bench.written()
     bench.link.data_received(head(SUBMIT_SM | RESPONSE, part.sequence) + b"\0\0\0\1 and so on")
     written = await _written_at_once(bench)
     assert [(pdu.command, pdu.status, pdu.sequence) for pdu in written][-1] == (GENERIC_NACK, 2, 0)

@@ -9,6 +9,7 @@ import pytest
 from smsgw.errors import SettingsError
 from smsgw.models import Verdict
 from smsgw.operators import SmppProviderSettings, StatusClasses
+from smsgw.providers.smpp.provider import NO_RECEIVER
 from smsgw.providers.smpp.receipt import NOTATIONS
 from smsgw.providers.smpp.segments import reference_of
 from smsgw.providers.smpp.status import StatusClass
@@ -29,7 +30,7 @@ from tests.pdus import (
     hex_ids,
 )
 from tests.smpp_operator import LONG, TO, bound, operator
-from tests.smsc import Smsc, accepted, held, in_turn, refused, reported, silent
+from tests.smsc import BIND, Smsc, accepted, held, in_turn, refused, reported, silent
 
 
 async def test_a_message_is_accepted_reported_and_acknowledged() -> None:
@@ -283,6 +284,38 @@ async def test_several_binds_share_the_work_and_the_window(bind: str) -> None:
         assert op.provider.state()["binds"] == f"{count} of {count} bound"
 
 
+def without_receivers(smsc: Smsc) -> None:
+    """Have it refuse every bind that receives."""
+    smsc.on[BIND] = lambda pdu: (
+        refused(0x0D)(pdu) if pdu.command == BIND_RECEIVER else smsc.standard(pdu)
+    )
+
+
+async def test_an_operator_that_cannot_report_says_so_and_goes_on() -> None:
+    async with Smsc() as smsc, operator(smsc.port, bind="transmitter+receiver") as op:
+        (receiver,) = [
+            one for one in smsc.sessions if one.bind and one.bind.command == BIND_RECEIVER
+        ]
+        without_receivers(smsc)
+        receiver.request(UNBIND)
+        await smsc.saw(BIND_RECEIVER, 3)
+        assert op.provider.warning == NO_RECEIVER
+        assert op.provider.trouble is None, "what it sends is only reported later"
+        assert op.provider.state()["binds"] == "1 of 2 bound"
+        smsc.on.clear()
+        await op.until(lambda: op.provider.warning is None)
+        assert op.provider.state()["binds"] == "2 of 2 bound"
+
+
+async def test_without_receipts_no_bind_that_receives_is_needed() -> None:
+    async with Smsc() as smsc:
+        without_receivers(smsc)
+        async with operator(smsc.port, bind="transmitter+receiver", receipts=False) as op:
+            await smsc.saw(BIND_RECEIVER, 2)
+            await op.up()
+            assert op.provider.warning is None
+
+
 async def test_the_bind_with_the_least_to_do_is_next() -> None:
     async with Smsc() as smsc, operator(smsc.port, binds=3, window=30) as op:
         await bound(smsc, op, 3)
@@ -402,6 +435,11 @@ async def test_stopping_in_the_round_of_the_bind_tells_of_everything() -> None:
     [
         ({"host": ""}, "host: String should match pattern"),
         ({"host": "a b"}, "host: String should match pattern"),
+        ({"host": "a..b"}, "host: Should be the name of a host, or its address"),
+        ({"host": "x" * 64}, "host: Should be the name of a host, or its address"),
+        ({"host": "::z"}, "host: Should be the name of a host, or its address"),
+        ({"tls": True, "tls_server_name": ".x"}, "tls_server_name: Should be the name of a host"),
+        ({"tls": True, "tls_server_name": "a\0b"}, "tls_server_name: Should be the name of a"),
         ({"system_id": "sixteen_of_these"}, "system_id: String should match pattern"),
         ({"password": "seventeen_of_them"}, "password: Should be up to 16 visible ASCII"),
         ({"password": "a b"}, "password: Should be up to 16 visible ASCII characters"),

@@ -134,7 +134,9 @@ class ProviderRoutes:
             return "down", provider.trouble
         if link.probes():
             return "breaker open", f"{link.failures} submits in a row had no answer"
-        return ("paused", "by hand; see smsgw resume provider") if link.paused else ("up", None)
+        if link.paused:
+            return "paused", "by hand; see smsgw resume provider"
+        return "up", provider.warning
 
     def _view(self, name: str) -> dict[str, Any]:
         settings = self._gateway.settings.providers[name]

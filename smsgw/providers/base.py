@@ -116,6 +116,11 @@ class Provider(Protocol):
         """Why it cannot be used now; None where it can."""
         ...
 
+    @property
+    def warning(self) -> str | None:
+        """What else is not as it should be, though it can be used."""
+        ...
+
     def submit(self, submission: Submission) -> None:
         """Send; never blocks and never raises: the answer goes to the sink."""
         ...

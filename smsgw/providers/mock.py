@@ -106,6 +106,11 @@ class MockProvider:
         """It never has any."""
         return None
 
+    @property
+    def warning(self) -> str | None:
+        """Nothing that it could tell."""
+        return None
+
     def submit(self, submission: Submission) -> None:
         """Journal it, then answer as the number says."""
         if self._journal is not None:

@@ -105,7 +105,8 @@ class Client:
             ):
                 answer = Answer(response.status, None, response.headers.get("Retry-After"))
                 answer = replace(answer, body=await self._body_of(response))
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # An address that cannot be one is a ValueError.
             # None of their own words: they may tell an address with a key in it.
             if answer is None and progress.connected:
                 timed_out = isinstance(error, TimeoutError)
@@ -160,4 +161,6 @@ def _why_not_sent(error: Exception) -> str:
         return "no TLS with the operator"
     if isinstance(error, TimeoutError):
         return "no connection to the operator in time"
+    if isinstance(error, ValueError):
+        return "the operator's address cannot be one"
     return "no connection to the operator"

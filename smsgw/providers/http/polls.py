@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Final
 
 from smsgw import lifecycle
@@ -78,9 +79,18 @@ class Polls:
             identifier, until_s = await self._next()
             report = await self._look(identifier)
             if report is not None and lifecycle.decides(report.word):
-                sink.received(self._name, identifier, report.word, report.reason)
-            elif (now_s := time.monotonic()) < until_s:
-                self._put(identifier, now_s, until_s)
+                stored = partial(self._stored, identifier, until_s)
+                sink.received(self._name, identifier, report.word, report.reason, stored=stored)
+            else:
+                self._ask_again(identifier, until_s)
+
+    def _stored(self, identifier: str, until_s: float, stored: bool) -> None:
+        if not stored:
+            self._ask_again(identifier, until_s)
+
+    def _ask_again(self, identifier: str, until_s: float) -> None:
+        if (now_s := time.monotonic()) < until_s:
+            self._put(identifier, now_s, until_s)
 
     async def _next(self) -> tuple[str, float]:
         while True:

@@ -56,6 +56,11 @@ class HttpProvider:
         """Why it cannot be used: for a while after a fault that was not a message's."""
         return self._trouble if time.monotonic() < self._trouble_until_s else None
 
+    @property
+    def warning(self) -> str | None:
+        """Nothing that it could tell."""
+        return None
+
     def submit(self, submission: Submission) -> None:
         """Send it; several at a time, as many as the window allows."""
         self._keep(self._send(submission))

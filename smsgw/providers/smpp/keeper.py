@@ -115,10 +115,10 @@ class Keeper:
                     else None,
                 )
                 bound = await link.opened
-        except OSError as error:
-            # TimeoutError is one.
+        except (OSError, ValueError) as error:
+            # TimeoutError is one of the first; of the second is a name that cannot be one.
             link.abort("the bind was not answered in time")
-            return 0.0, Ending(_why_not(error))
+            return 0.0, Ending(_why_not(error), hopeless=not isinstance(error, OSError))
         except BaseException:
             link.abort("the gateway stops")
             raise
@@ -143,7 +143,7 @@ class Keeper:
             log.error("smpp.failed", "a bind is lost by a defect of ours", error=error)
 
 
-def _why_not(error: OSError) -> str:
+def _why_not(error: OSError | ValueError) -> str:
     if isinstance(error, TimeoutError):
         return "no connection and bind in time"
     if isinstance(error, socket.gaierror):
@@ -154,4 +154,6 @@ def _why_not(error: OSError) -> str:
         return f"no TLS with the operator: {error.reason}"
     if isinstance(error, ConnectionRefusedError):
         return "the operator refuses connections"
+    if not isinstance(error, OSError):
+        return "the operator's name cannot be one; look at host and tls_server_name"
     return "no connection to the operator"

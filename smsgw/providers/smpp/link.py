@@ -120,6 +120,7 @@ class Link(asyncio.Protocol):
         self._buffer = bytearray()
         # What is to be written, with the submit that it is, if it is one.
         self._out: list[tuple[bytes, Part | None]] = []
+        self._unwritten: set[int] = set()
         self._flushing = False
         self._paused = False
         self._sequence = 0
@@ -155,6 +156,7 @@ class Link(asyncio.Protocol):
         raw = encode(Command.SUBMIT_SM, sequence, part.message)
         part.carrier, part.sequence = self, sequence
         self._outstanding[sequence] = part
+        self._unwritten.add(sequence)
         self._write(raw, part)
 
     def give_up(self, part: Part) -> bool:
@@ -167,6 +169,7 @@ class Link(asyncio.Protocol):
         kept = [one for one in self._out if one[1] is not part]
         if len(kept) < len(self._out):
             self._out = kept
+            self._unwritten.discard(part.sequence)
             return False
         self._late[part.sequence] = part
         if len(self._late) > LATE_MAX:
@@ -237,7 +240,7 @@ class Link(asyncio.Protocol):
             self._timer.cancel()
         unsent = [part for _, part in self._out if part is not None]
         for part in unsent:
-            del self._outstanding[part.sequence]
+            self._outstanding.pop(part.sequence, None)
         unanswered = list(self._outstanding.values())
         self._out, self._outstanding, self._late = [], {}, {}
         self._owner.lost(self, ending, unsent, unanswered)
@@ -291,7 +294,9 @@ class Link(asyncio.Protocol):
             log.info("smpp.answer", "an answer came", pdu=pdu.name, command_status=name(pdu.status))
 
     def _take_answer(self, pdu: Pdu, status: int) -> None:
-        part = self._outstanding.pop(pdu.sequence, None) or self._late.pop(pdu.sequence, None)
+        part = None
+        if pdu.sequence not in self._unwritten:
+            part = self._outstanding.pop(pdu.sequence, None) or self._late.pop(pdu.sequence, None)
         if part is None:
             log.warning(
                 "smpp.answer",
@@ -403,4 +408,5 @@ class Link(asyncio.Protocol):
         if transport is None or self._paused or not self._out or transport.is_closing():
             return
         out, self._out = self._out, []
+        self._unwritten.clear()
         transport.write(b"".join([raw for raw, _ in out]))

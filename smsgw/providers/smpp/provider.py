@@ -26,6 +26,7 @@ from smsgw.providers.tls import client_context
 
 log = get(__name__)
 
+NO_RECEIVER: Final = "no receipt can arrive: no bind that receives is up"
 WRITTEN_MAX: Final = 10_000
 """Ids of one-time codes that are remembered as the operator wrote them, to cancel by."""
 _DIGITS_MAX: Final = 15
@@ -79,6 +80,8 @@ class SmppProvider:
         self._sink: Sink | None = None
         self._bound: list[Link] = []
         self._senders: list[Link] = []
+        self._receivers: list[Link] = []
+        self._wants_receivers = settings.receipts and settings.bind == "transmitter+receiver"
         # Oldest first: all have the same time.
         self._flights: dict[Flight, None] = {}
         self._waiting: deque[Part] = deque()
@@ -87,6 +90,7 @@ class SmppProvider:
         self._written: dict[str, str] = {}
         self._alarmed: set[int] = set()
         self._trouble: str | None = "not connected yet"
+        self._warning: str | None = None
         self._since_ms = int(time.time() * 1000)
 
     # What the gateway asks for.
@@ -102,6 +106,11 @@ class SmppProvider:
     def trouble(self) -> str | None:
         """Why nothing can be sent: no bind that sends is up."""
         return self._trouble
+
+    @property
+    def warning(self) -> str | None:
+        """That no receipt can arrive: they wait at the operator, which sends them later."""
+        return self._warning
 
     def submit(self, submission: Submission) -> None:
         """Send it, part by part, on whichever bind has least to do."""
@@ -170,14 +179,15 @@ class SmppProvider:
     def bound(self, link: Link) -> None:
         """See ``Owner.bound``."""
         self._bound.append(link)
-        if link.sends and not self._stopped:
-            self._senders.append(link)
+        if not self._stopped:
+            (self._senders if link.sends else self._receivers).append(link)
             self._look_at_trouble("")
 
     def ending(self, link: Link, ending: Ending) -> None:
         """See ``Owner.ending``."""
-        if link in self._senders:
-            self._senders.remove(link)
+        links = self._senders if link.sends else self._receivers
+        if link in links:
+            links.remove(link)
             self._look_at_trouble(ending.why)
 
     def lost(self, link: Link, ending: Ending, unsent: list[Part], unanswered: list[Part]) -> None:
@@ -327,12 +337,13 @@ class SmppProvider:
         self._watch()
 
     def _look_at_trouble(self, why: str) -> None:
-        """Tell whether anything can be sent, if that is another now."""
-        trouble = None if self._senders else why
-        if trouble != self._trouble:
-            if trouble is None or self._trouble is None:
+        """Tell whether anything can be sent, and reported, if that is another now."""
+        trouble = None if self._senders else why or self._trouble
+        warning = NO_RECEIVER if self._wants_receivers and not self._receivers else None
+        if (trouble, warning) != (self._trouble, self._warning):
+            if (trouble is None) != (self._trouble is None):
                 self._since_ms = int(time.time() * 1000)
-            self._trouble = trouble
+            self._trouble, self._warning = trouble, warning
             if self._sink is not None:
                 self._sink.changed(self.name)
         self._send_waiting()
