@@ -152,6 +152,7 @@ class Operator:
     """Holds what it is given until the test has it answer."""
 
     trouble = None
+    warning = None
 
     def __init__(self, name: str, world: "World") -> None:
         self.name = name

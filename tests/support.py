@@ -101,6 +101,7 @@ class Scripted:
     """An operator that holds what it is given until the test answers."""
 
     trouble: str | None = None
+    warning: str | None = None
 
     def __init__(self, name: str = "mock") -> None:
         self.name = name
