@@ -398,14 +398,22 @@ async def test_nothing_is_taken_back_where_nothing_is_left_or_known(
     assert "smsgw_otp_cancels_total{" not in gateway.metrics.render().decode()
 
 
-async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
+async def asked_in_two_parts(
     gateway_of: OpenGateway, operator: Scripted
-) -> None:
+) -> tuple[Gateway, bytes, "asyncio.Task[Decided | Replay]", Submission]:
+    """Ask for a code whose text takes two parts, up to where the operator has it."""
     gateway = await serve(gateway_of, operator)
     client = await add_client(gateway)
     task = asked(gateway, client, text="{code} " * 30)
     submission = await operator.next()
     assert submission.parts == 2
+    return gateway, client, task, submission
+
+
+async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway, client, task, submission = await asked_in_two_parts(gateway_of, operator)
     parts = {1: Outcome(Verdict.ACCEPTED, "id-1"), 2: Outcome(Verdict.REFUSED)}
     assert operator._sink is not None
     operator._sink.settled("mock", submission, fold(parts))
@@ -419,10 +427,7 @@ async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
 async def test_each_part_of_a_refused_code_is_taken_back_once(
     gateway_of: OpenGateway, operator: Scripted
 ) -> None:
-    gateway = await serve(gateway_of, operator)
-    client = await add_client(gateway)
-    task = asked(gateway, client, text="{code} " * 30)
-    submission = await operator.next()
+    gateway, client, task, submission = await asked_in_two_parts(gateway_of, operator)
     assert operator._sink is not None
     first, second = Outcome(Verdict.ACCEPTED, "id-1"), Outcome(Verdict.ACCEPTED, "id-2")
     operator._sink.settled(
