@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 import smsgw
 from smsgw.clock import ManualClock
 from smsgw.gateway import Gateway
-from smsgw.store import shard, shards
+from smsgw.store import pace, shard, shards
 from tests import postgres
 from tests.outside import Site
 from tests.support import Served, open_gateway
@@ -21,8 +21,8 @@ from tests.support import Served, open_gateway
 os.environ["PYTHONPATH"] = str(Path(smsgw.__file__).parents[1])
 
 # In one process with its gateway, a test need not wait for turns to keep apart.
-shard.PACE = shard.AT_ONCE
-shards.SERVER_PACE = shard.AT_ONCE
+shard.PACE = pace.AT_ONCE
+shards.SERVER_PACE = pace.AT_ONCE
 
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(

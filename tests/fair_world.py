@@ -27,7 +27,8 @@ from smsgw.models import QUANTUM, Account, Flow, Lane, Message, Outcome, Rules, 
 from smsgw.providers.base import Submission
 from smsgw.routing import Routing
 from smsgw.store.base import ShardUnavailableError, TurnResult
-from smsgw.store.shard import AT_ONCE, Room, Shard
+from smsgw.store.pace import AT_ONCE, Room
+from smsgw.store.shard import Shard
 from smsgw.turn import Item, QueueKey, QueuePlace, Turn, Wants, run_items
 from smsgw.worker import Worker
 

@@ -24,7 +24,9 @@ from smsgw.settings import StoreSettings
 from smsgw.store import shard as shard_module
 from smsgw.store.base import CommitUnknownError
 from smsgw.store.directory import DataDirectory
-from smsgw.store.shard import Inbox, Room, Shard
+from smsgw.store.inbox import Inbox
+from smsgw.store.pace import Room
+from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.store.sqlite import SqliteShard
 from smsgw.turn import OUTCOME, URGENT, Item, Request, Turn, Write
@@ -373,6 +375,16 @@ async def test_a_turn_is_bounded_by_what_its_items_are_about() -> None:
         inbox.add(Large(client))
     assert clients(inbox.take(15)) == [1, 2]
     assert clients(inbox.take(1)) == [3], "at least one, however large"
+
+
+async def test_work_of_our_own_takes_no_room_of_clients() -> None:
+    inbox = Inbox(Room(100), 1)
+    ours = Large(1)
+    ours.client_id = b""
+    inbox.add(ours)
+    for client in (2, 3, 4):
+        inbox.add(Named(client))
+    assert clients(inbox.take(16, claims=True)) == [1, 2, 3, 4]
 
 
 async def test_outcomes_do_not_keep_requests_out() -> None:

@@ -6,14 +6,12 @@ up cancels nothing.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final
 
 from smsgw.clock import Clock
-from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
+from smsgw.errors import SmsgwError, StorageUnavailable
 from smsgw.fairness import Allotter, Claim
 from smsgw.lifecycle import status_name
 from smsgw.logs import get
@@ -25,6 +23,8 @@ from smsgw.store.base import (
     SharedStore,
     TurnResult,
 )
+from smsgw.store.inbox import Inbox
+from smsgw.store.pace import PACE, Pace, Rhythm, Room
 from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 
 log = get(__name__)
@@ -35,175 +35,9 @@ UNITS_URGENT: Final = 8
 URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
 STAND_BACK_TIMES: Final = 250
-LATELY_S: Final = 0.05
 UNITS_MAX: Final = 512
 PROBE_S: Final = 0.25
 STOP_TRIES: Final = 8
-_CLIENT_SHARE: Final = 0.5
-_SHARE_WITH_SOMETHING_WAITING: Final = 0.95
-
-
-@dataclass(slots=True)
-class Room:
-    """What all shards of the process share.
-
-    ``items_max`` requests may wait in all inboxes, ``count`` do; ``busy`` shards are in a turn, and
-    ``urgent`` one-time codes wait for one. Until ``urgent_until_s`` more codes are expected.
-    ``turns`` is when each shard began its last turn.
-    """
-
-    items_max: int
-    count: int = 0
-    busy: int = 0
-    urgent: int = 0
-    urgent_until_s: float = 0.0
-    turns: dict[int, float] = field(default_factory=dict)
-
-    def at_work(self, shard: int, now_s: float) -> int:
-        """Note a turn of a shard; says how many shards had one lately."""
-        self.turns[shard] = now_s
-        return sum(at_s > now_s - LATELY_S for at_s in self.turns.values())
-
-
-@dataclass(slots=True, frozen=True)
-class Pace:
-    """How closely turns follow each other.
-
-    A turn costs much that does not depend on how much is in it. So the turns of all shards begin
-    ``turns_apart_s`` apart at the average, one-time codes excepted, and find more to do; a request
-    that comes alone finds its shard idle, and waits for nothing. And since nobody waits for most
-    outcomes, fewer than ``outcomes_many`` of them wait ``outcomes_wait_s`` at most for a turn to
-    ride along with.
-    """
-
-    turns_apart_s: float = 0.0025
-    outcomes_wait_s: float = 0.01
-    outcomes_many: int = 32
-
-
-AT_ONCE: Final = Pace(0.0, 0.0, 1)
-PACE = Pace()
-SERVER_PACE: Final = Pace(turns_apart_s=0.006)
-"""A turn on a server costs two trips and far more of its work, which gateways share."""
-
-
-class Inbox:
-    """What waits for a turn; bounded per client and, over all shards, in all."""
-
-    def __init__(self, room: Room, outcomes_many: int) -> None:
-        self._room = room
-        self._outcomes_many = outcomes_many
-        self._urgent: deque[Item] = deque()
-        self._outcomes: deque[Item] = deque()
-        self._impatient = False
-        self._requests: dict[bytes, deque[Request]] = {}
-        self._count = 0
-
-    def __len__(self) -> int:
-        return len(self._urgent) + len(self._outcomes) + self._count
-
-    @property
-    def of_clients(self) -> int:
-        """How many requests there are that may bring a message: those that are not our own."""
-        return self._count - len(self._requests.get(b"", ()))
-
-    @property
-    def urgent(self) -> int:
-        """How many one-time codes there are."""
-        return len(self._urgent)
-
-    @property
-    def outcomes(self) -> int:
-        """How many outcomes there are."""
-        return len(self._outcomes)
-
-    @property
-    def presses(self) -> bool:
-        """Whether somebody waits for a turn, or much has come together for one."""
-        return bool(
-            self._count
-            or self._urgent
-            or self._impatient
-            or len(self._outcomes) >= self._outcomes_many
-        )
-
-    def add(self, item: Item) -> None:
-        """Take an item.
-
-        Raises:
-            TooManyRequests: for a request, when too many wait already.
-        """
-        if item.priority == URGENT:
-            self._urgent.append(item)
-            self._room.urgent += 1
-        elif item.priority == OUTCOME:
-            self._outcomes.append(item)
-            self._impatient = self._impatient or not item.patient
-        else:
-            assert isinstance(item, Request)
-            self._add_request(item)
-
-    def _add_request(self, item: Request) -> None:
-        queue = self._requests.get(item.client_id)
-        if queue is None:
-            if self._room.count >= self._room.items_max:
-                raise TooManyRequests("Too many requests are waiting.", retry_after_s=1)
-            self._requests[item.client_id] = deque((item,))
-        else:
-            share = _CLIENT_SHARE * self._room.items_max
-            total = _SHARE_WITH_SOMETHING_WAITING * self._room.items_max
-            if len(queue) >= share or self._room.count >= total:
-                raise TooManyRequests("Too many requests are waiting.", retry_after_s=1)
-            queue.append(item)
-        self._count += 1
-        self._room.count += 1
-
-    def give_back(self, items: Sequence[Item]) -> None:
-        """Put outcomes that could not be stored back where they were."""
-        self._outcomes.extendleft(reversed(items))
-
-    def clear(self) -> list[Item]:
-        """Take out and return everything but outcomes."""
-        items: list[Item] = list(self._urgent)
-        for queue in self._requests.values():
-            items += queue
-        self._room.urgent -= len(self._urgent)
-        self._room.count -= self._count
-        self._urgent.clear()
-        self._requests.clear()
-        self._count = 0
-        return items
-
-    def take(self, units_max: int, *, claims: bool = False) -> list[Item]:
-        """The next turn's items: at least one, if there is one, and about ``units_max`` units.
-
-        A message is admitted once, claimed once, answered and reported on: where the turn also
-        claims, a quarter of it is for requests, so that no more comes in than goes out.
-        """
-        items: list[Item] = list(self._urgent)
-        self._urgent.clear()
-        units = 0
-        self._impatient = self._impatient and len(self._outcomes) > units_max
-        # Outcomes never take all of a turn, so that they cannot keep requests out.
-        limit = units_max if not self._requests else max(1, units_max * 3 // 4)
-        while self._outcomes and units < limit:
-            item = self._outcomes.popleft()
-            units += item.units
-            items.append(item)
-        requests = self._requests
-        if claims:
-            units_max = min(units_max, units + max(1, units_max // 4))
-        while requests and units < units_max:
-            client = next(iter(requests))
-            queue = requests.pop(client)
-            request = queue.popleft()
-            self._count -= 1
-            self._room.count -= 1
-            units += request.units
-            items.append(request)
-            if queue:
-                requests[client] = queue
-        return items
 
 
 HandOver = Callable[["Shard", Sequence[Message], Mapping[int, frozenset[int]]], None]
@@ -236,6 +70,7 @@ class Shard:
         self._metrics = metrics
         self._hand_over = hand_over
         self._inbox = Inbox(room, self._pace.outcomes_many)
+        self._rhythm = Rhythm(self._pace)
         self._awake = asyncio.Event()
         self._watches: dict[int, list[asyncio.Future[None]]] = {}
         self._stopping = False
@@ -248,9 +83,9 @@ class Shard:
         self._unit_s = TURN_S / UNITS_MIN
         self._room = room
         self._ripe = False
-        self._turn_at_s = 0.0
         self._stood_back = 0
         self._resting = False
+        self._rests_for_more = False
         self._ripens: asyncio.TimerHandle | None = None
         allotter.report(self.number, dict(store.waiting), {})
 
@@ -265,11 +100,15 @@ class Shard:
             raise StorageUnavailable(retry_after_s=1, outcome="none")
         inbox = self._inbox
         inbox.add(item)
-        if item.priority == URGENT or (inbox.presses and not self._resting):
+        if item.priority == URGENT or (self._ends_rest() if self._resting else inbox.presses):
             self._awake.set()
         elif self._ripens is None:
             loop = asyncio.get_running_loop()
             self._ripens = loop.call_later(self._pace.outcomes_wait_s, self._ripen)
+
+    def _ends_rest(self) -> bool:
+        """Whether what has come in makes a small turn a large one, which is due sooner."""
+        return self._rests_for_more and self._rhythm.is_many(len(self._inbox))
 
     def _ripen(self) -> None:
         """What came with no request has waited long enough."""
@@ -344,9 +183,11 @@ class Shard:
         """
         loop = asyncio.get_running_loop()
         while True:
-            if not self._inbox.urgent and (early_s := self._turn_at_s - loop.time()) > 0:
-                await self._keep_apart(early_s)
-                continue
+            if not self._inbox.urgent:
+                many = self._rhythm.is_many(len(self._inbox))
+                if (early_s := self._rhythm.early_s(loop.time(), many=many)) > 0:
+                    await self._keep_apart(early_s, for_more=not many)
+                    continue
             if self._stands_back():
                 await self._keep_apart(STAND_BACK_S)
                 continue
@@ -358,8 +199,8 @@ class Shard:
                 self._awake.clear()
                 await self._awake.wait()
                 continue
-            apart_s = self._pace.turns_apart_s
-            self._turn_at_s = loop.time() + apart_s * self._room.at_work(self.number, loop.time())
+            now_s = loop.time()
+            self._rhythm.begins(self._room.at_work(self.number, now_s), now_s)
             urgent = self._inbox.urgent
             self._room.busy += 1
             try:
@@ -381,9 +222,13 @@ class Shard:
             return True
         return False
 
-    async def _keep_apart(self, early_s: float) -> None:
-        """Wait until the next turn may begin; only a one-time code comes before that."""
+    async def _keep_apart(self, early_s: float, *, for_more: bool = False) -> None:
+        """Wait until the next turn may begin; only a one-time code comes before that.
+
+        Or, where the wait is ``for_more`` to do, enough of it.
+        """
         self._resting = True
+        self._rests_for_more = for_more
         self._awake.clear()
         waking = asyncio.get_running_loop().call_later(early_s, self._awake.set)
         await self._awake.wait()

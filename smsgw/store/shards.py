@@ -14,7 +14,8 @@ from smsgw.store.base import CatalogStore, ShardStore
 from smsgw.store.catalog import Catalog
 from smsgw.store.directory import CATALOG, DataDirectory
 from smsgw.store.holdings import tidy_files
-from smsgw.store.shard import SERVER_PACE, HandOver, Room, Shard
+from smsgw.store.pace import SERVER_PACE, Room
+from smsgw.store.shard import HandOver, Shard
 from smsgw.store.sqlite import SqliteShard
 
 if TYPE_CHECKING:
