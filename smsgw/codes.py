@@ -236,7 +236,7 @@ class Close(Request):
             lifecycle.finish(turn, message, Status.UNKNOWN, Reason.UNCERTAIN)
         elif outcome.verdict is not Verdict.ACCEPTED:
             refused = outcome.verdict is Verdict.REFUSED
-            if outcome.verdict is Verdict.NOT_SENT:
+            if not outcome.has_left:
                 message.attempts = 0
             message.last_error = outcome.detail or outcome.verdict
             reason = Reason.REJECTED_BY_OPERATOR if refused else Reason.RETRIES_EXHAUSTED

@@ -12,7 +12,13 @@ from typing import Any, Final
 
 from smsgw.admission import Draft
 from smsgw.clock import Clock
-from smsgw.errors import InvalidRequest, NotReady, SettingsError, StorageUnavailable
+from smsgw.errors import (
+    InvalidRequest,
+    NotReady,
+    SettingsError,
+    SmsgwError,
+    StorageUnavailable,
+)
 from smsgw.fairness import Allotter
 from smsgw.ids import NUMBER_MAX
 from smsgw.links import Bucket, Link
@@ -116,6 +122,16 @@ def _routing_of(operators: Operators, used: Collection[str]) -> Routing:
     )
 
 
+def _why_not_started(error: BaseException) -> str:
+    """What to say of a start that failed; not in words that may repeat a secret."""
+    why = "the log says why"
+    if isinstance(error, SmsgwError):
+        why = error.detail
+    elif isinstance(error, OSError) and error.strerror:
+        why = ": ".join(str(each) for each in (error.strerror, error.filename) if each)
+    return f"it could not be started: {why}"
+
+
 class Fleet:
     """All operators of a gateway.
 
@@ -161,6 +177,8 @@ class Fleet:
         routing.follow(_routing_of(settings, self._made))
         self._coming: dict[str, Provider | None] = {}
         """What is to take an operator's place; None where nothing is."""
+        self.failed: dict[str, str] = {}
+        """Why operators that are wanted could not be started."""
         self._exchanges: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unrestored: dict[int, set[str]] = {}
@@ -213,9 +231,17 @@ class Fleet:
         self._serving = False
         for task in self._tasks - set(self._exchanges.values()):
             task.cancel()
+        # Those that are being exchanged are stopped by that.
+        exchanged = set(self._exchanges)
+        await self._stop(self.providers.keys() - exchanged)
+        # Unless it had just put another in the place.
+        await self._stop(self.providers.keys() & exchanged)
+
+    async def _stop(self, names: Collection[str]) -> None:
+        """Close the connections of these, all together, and end what is under way."""
+        for name in names:
+            self._keep(self.providers[name].stop(), f"stop of {name}")
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for provider in self.providers.values():
-            await provider.stop()
 
     # What somebody wants to be otherwise.
 
@@ -251,17 +277,36 @@ class Fleet:
         if self._serving:
             await self._follow()
 
-    async def reload(self, settings: Operators) -> None:
-        """Work with other settings from now on.
+    async def prepare(self, settings: Operators) -> dict[str, Provider]:
+        """Do all of a change of the settings that can fail, and that changes nothing yet.
+
+        Returns:
+            The operators that are to be connected, for ``reload``.
 
         Raises:
-            SettingsError: one of the operators cannot be used; nothing has changed.
+            SettingsError: one of the operators cannot be used.
+            StorageUnavailable: their routes cannot be noted.
         """
         wanted = enabled(settings, self._shards.catalog.paused)
         new = build(
             {name: one for name, one in wanted.items() if not self._is_made(name, one)},
             self._sandbox,
         )
+        plan, catalog = _routing_of(settings, wanted), self._shards.catalog
+        # A number under which nothing waits is no change.
+        await catalog.routes(sorted(plan.sets()))
+        if plan.text() != self._routing.text():
+            # Should the change be interrupted, the next start looks through every queue.
+            await catalog.changes(_ROUTING, "")
+        return new
+
+    async def reload(self, settings: Operators, new: Mapping[str, Provider]) -> None:
+        """Work with other settings from now on.
+
+        Args:
+            settings: of all operators.
+            new: what was prepared for them.
+        """
         self.settings = settings
         await self._follow(new)
 
@@ -307,19 +352,36 @@ class Fleet:
         """
         wanted = self._wanted()
         self._adjust()
-        for name in {*wanted, *self._made}:
+        for name in {*wanted, *self._made, *self.failed}:
             if name not in wanted:
-                del self._made[name]
+                self._made.pop(name, None)
                 self._exchange(name, None)
             elif not self._is_made(name, wanted[name]):
-                provider = (new or {}).get(name)
-                self._exchange(name, provider or _build(name, wanted[name], self._sandbox))
-                self._made[name] = wanted[name]
+                self._make(name, wanted[name], (new or {}).get(name))
             else:
                 # So that the next comparison is with what holds now.
                 self._made[name] = wanted[name]
-        await self._route()
+        try:
+            await self._route()
+        except StorageUnavailable as error:
+            # What has changed so far holds, and the next look tries again.
+            log.warning("operators.unrouted", "routes cannot be noted now", why=error.detail)
         self._worker.wake_soon()
+
+    def _make(self, name: str, settings: ProviderSettings, new: Provider | None) -> None:
+        """Have an operator connected; one that cannot be built keeps no other from being used."""
+        try:
+            provider = new or _build(name, settings, self._sandbox)
+        except SettingsError as error:
+            self._made.pop(name, None)
+            self._exchange(name, None)
+            self.failed[name] = _why_not_started(error)
+            log.error(  # noqa: TRY400
+                "provider.failed", "it could not be started", provider=name, why=error.detail
+            )
+        else:
+            self._exchange(name, provider)
+            self._made[name] = settings
 
     def _is_made(self, name: str, settings: ProviderSettings) -> bool:
         """Whether the connections are those that these settings want."""
@@ -357,6 +419,7 @@ class Fleet:
     def _exchange(self, name: str, provider: Provider | None) -> None:
         """Have an operator's place taken once what is in flight there has its answers."""
         self._allotter.links[name].off = True
+        self.failed.pop(name, None)
         self._coming[name] = provider
         self._metrics.provider_up(name, up=False)
         if name not in self._exchanges:
@@ -376,9 +439,10 @@ class Fleet:
                     await self._launch(name, provider)
                 else:
                     log.info("provider.closed", "its connections are closed", provider=name)
-        except BaseException:
+        except BaseException as error:
             # So that it is made again as soon as somebody asks for it.
-            self._made.pop(name, None)
+            if self._made.pop(name, None) is not None:
+                self.failed[name] = _why_not_started(error)
             raise
         finally:
             del self._exchanges[name]

@@ -311,17 +311,20 @@ class Gateway:
 
         Raises:
             SettingsError: one of them cannot be used; nothing has changed.
+            StorageUnavailable: their routes cannot be noted; nothing has changed.
         """
-        await self.fleet.reload(settings.providers)
+        new = await self.fleet.prepare(settings.providers)
         waits = [
             key
             for key in differences(self.settings, settings)
             if not key.startswith(("providers.", "log."))
         ]
+        # Before the new ones are connected: whoever can send is known, and its receipts are taken.
         self.settings = self.settings.model_copy(
             update={"providers": settings.providers, "log": settings.log}
         )
         self.reporting |= settings.providers
+        await self.fleet.reload(settings.providers, new)
         log.info("settings.reloaded", "the settings were read again")
         for key in waits:
             log.warning("settings.waits", "this change needs a restart", key=key)
@@ -362,7 +365,7 @@ class Gateway:
                 found[f"provider {name}"] = "its connections are being exchanged or closed"
             elif (why := provider.warning) is not None:
                 found[f"provider {name}"] = why
-        return found
+        return found | {f"provider {name}": why for name, why in self.fleet.failed.items()}
 
     async def drain(self) -> None:
         """Take nothing new, and wait for what is in flight."""

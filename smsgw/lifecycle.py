@@ -8,6 +8,7 @@ kept as an event beside it.
 import random
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
 
 from smsgw import ledger, parts
 from smsgw.models import (
@@ -205,7 +206,8 @@ def _failed(
         return
     base_ms = rules.retry_base_ms / 2 if express else rules.retry_base_ms
     backoff_ms = min(base_ms * 2 ** (message.attempts - 1), rules.retry_max_ms) * jitter()
-    _retry_at(turn, message, turn.now_ms + max(1, int(backoff_ms)))
+    pause_ms = (outcome.retry_after_s or 0.0) * 1000
+    _retry_at(turn, message, turn.now_ms + max(1, int(max(backoff_ms, pause_ms))))
 
 
 def _retry_at(turn: Turn, message: Message, due_at_ms: int) -> None:
@@ -278,7 +280,9 @@ def receive(
     # A one-time code's caller has been told by then that it failed.
     late = message.lane == Lane.OTP and message.status == Status.SENDING
     late = late and turn.now_ms >= message.expires_at_ms
-    if status is None or closed or late:
+    # What became of an earlier attempt is no failure of the one that counts.
+    other = status is not Status.DELIVERED and _is_other(turn, message, provider_message_id, part)
+    if status is None or closed or late or other:
         turn.event(message, "receipt", detail)
         return
     if part:
@@ -299,6 +303,25 @@ def receive(
         # What it would have found captured after the answer must be captured.
         _capture(turn, message)
     finish(turn, message, status, _REASON_OF.get(status))
+
+
+def _is_other(turn: Turn, message: Message, identifier: str | None, part: int) -> bool:
+    """Whether an operator's id is not that of the attempt that counts."""
+    known = parts.id_of(turn, message, part) if part else message.provider_message_id
+    if identifier is None or _is_ours(message, identifier):
+        return False
+    if known is None:
+        # No receipt overtakes the answer that makes its id known: this is of another attempt.
+        return not part and message.status == Status.SENDING and message.attempts > 1
+    return identifier != known
+
+
+def _is_ours(message: Message, identifier: str) -> bool:
+    """Whether that is not an operator's id, but our name for the message."""
+    try:
+        return UUID(identifier).bytes == message.id
+    except ValueError:
+        return False
 
 
 def cancel(turn: Turn, message: Message) -> bool:

@@ -41,8 +41,9 @@ class Link:
     operator allows all of them together.
 
     ``in_flight`` counts parts claimed and not answered yet, ``answer_s`` is how long an answer
-    takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places. The otp
-    share of the window is kept free for one-time codes.
+    takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places: until
+    they have them, the queue gets none. The otp share of the window is kept free for one-time
+    codes.
 
     ``usable`` is what the operator's connections say of themselves, ``paused`` and ``off`` what
     somebody has said: a paused one keeps what waits for it, one that is off takes part in nothing.
@@ -102,6 +103,10 @@ class Link:
             and (self.open_until_s is None or now_s >= self.open_until_s)
         )
 
+    def may_take(self, now_s: float, until_s: float) -> bool:
+        """Whether it takes messages now, or once it has rested as its operator has asked."""
+        return self.takes(now_s) or (self.counts and self.resume_at_s <= until_s)
+
     def probes(self) -> bool:
         """Whether its breaker is open: then one message at a time may try whether it is back."""
         return self.open_until_s is not None
@@ -126,12 +131,12 @@ class Link:
 
     def free(self, now_s: float) -> int:
         """How many parts the queue may claim for it now."""
-        if not self.takes(now_s):
+        if self.otp_waiting or not self.takes(now_s):
             return 0
         # A share of a small window is a place of its own, never none.
         kept = ceil(self.window * self.otp_share - _ROUNDING)
         window = 1 if self.probes() else max(1, self.window - kept)
-        places = window - self.in_flight - self.otp_waiting
+        places = window - self.in_flight
         if self.bucket.rate_per_s:
             places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
         return max(0, places)

@@ -289,8 +289,9 @@ class Outcome:
     """What an operator made of a submit; treat it as frozen.
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
-    and is no failure of the message, ``not_sent`` that no byte left, ``unknown`` that bytes may
-    have left and nothing came back; ``timed_out``, that nothing did although the link was up.
+    and is no failure of the message, ``not_sent`` that no byte left, or, where it was ``answered``,
+    that the operator used none; ``unknown`` that bytes may have left and nothing came back;
+    ``timed_out``, that this speaks against the operator's health.
     ``handset`` says of what was accepted that the handset has it, and not only the operator. Where
     an operator takes parts one by one, ``parts`` has an outcome for each part of this submit,
     counted from 1, and the rest is what they come to.
@@ -303,6 +304,16 @@ class Outcome:
     handset: bool = False
     timed_out: bool = False
     parts: "Mapping[int, Outcome] | None" = None
+    answered: bool = False
+
+    @property
+    def has_left(self) -> bool:
+        """Whether bytes may have left for the operator."""
+        return (
+            self.verdict is not Verdict.NOT_SENT
+            or self.answered
+            or any(part.has_left for part in (self.parts or {}).values())
+        )
 
 
 @dataclass(slots=True, frozen=True)

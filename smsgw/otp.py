@@ -9,7 +9,7 @@ work goes on in a task of its own, so a caller that hangs up changes nothing.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -88,6 +88,34 @@ class NumberLimits:
         sent = self._sent.get(recipient)
         if sent and at_ms in sent:
             sent.remove(at_ms)
+
+
+class Ahead:
+    """A code that waits for a place: until it has left, the queue gets none where it waits."""
+
+    def __init__(self, parts: int, over: Callable[[], None]) -> None:
+        self._parts = parts
+        self._over = over
+        self._links: Sequence[Link] = ()
+
+    def wait_on(self, links: Sequence[Link]) -> None:
+        """Wait on these, and no longer on any other."""
+        for one in self._links:
+            one.otp_waiting -= self._parts
+        for one in links:
+            one.otp_waiting += self._parts
+        self._links = links
+
+    def stay_on(self, link: Link) -> None:
+        """It has a place, and has not left."""
+        if self._links:
+            self.wait_on((link,))
+
+    def end(self) -> None:
+        """It has left, or never will."""
+        if self._links:
+            self.wait_on(())
+            self._over()
 
 
 class Late(Settle):
@@ -183,10 +211,12 @@ class OtpDesk:
             OtpUndeliverable: it was not confirmed; the money is back.
             SmsgwError: what else it was refused with; nothing was written.
         """
-        work = self._send(client_id, draft, text, key, arrived_ms)
+        ahead = Ahead(draft.parts, self._worker.wake_soon)
+        work = self._send(client_id, draft, text, key, arrived_ms, ahead)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        task.add_done_callback(lambda _: ahead.end())
         return await asyncio.shield(task)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
@@ -202,12 +232,13 @@ class OtpDesk:
         text: str | None,
         key: KeyUse | None,
         arrived_ms: int,
+        ahead: Ahead,
     ) -> Decided | Replay:
         shard = self._entrance.open_for(client_id)
         deadline_ms = arrived_ms + self._settings.deadline_ms
         now_ms = self._clock.now_ms()
         said_no = self._limits.refuse(draft.recipient, now_ms)
-        link = None if said_no else await self._place(draft, arrived_ms)
+        link = None if said_no else await self._place(draft, arrived_ms, ahead)
         template, ours = OUR_TEXT if text is None else text, self.text_for(text)[1]
         if not ours:
             draft.text = mask_digits(draft.text)
@@ -238,40 +269,35 @@ class OtpDesk:
             raise self._undeliverable(opened)
         code = derive(self._key, opened.id, self._settings.digits) if ours else None
         full = template.replace(PLACEHOLDER, code) if code else template
-        decided = await self._deliver(shard, client_id, opened, link, full, key, ours=ours)
+        decided = await self._deliver(shard, client_id, opened, link, full, key, ahead, ours=ours)
         if decided.answer == ANSWER_OTP_FAILED:
             raise self._undeliverable(decided.message)
         decided.code = code
         self._metrics.otp("confirmed")
         return decided
 
-    async def _place(self, draft: Draft, arrived_ms: int) -> Link | None:
+    async def _place(self, draft: Draft, arrived_ms: int, ahead: Ahead) -> Link | None:
         """Reserve a place on an operator; wait for one for half of the deadline at most.
 
         Codes that wait go before everything that is queued.
         """
         limit_ms = arrived_ms + self._settings.deadline_ms // 2
         links = [self._allotter.links[name] for name in self._allotter.routes.get(draft.route, ())]
-        waiting: list[Link] = []
-        try:
-            while (link := self._reserve(draft)) is None:
-                left_s = (limit_ms - self._clock.now_ms()) / 1000
-                now_s = self._clock.monotonic_s()
-                able = [one for one in links if one.takes(now_s)]
-                if left_s <= 0 or not able or self._allotter.stopped or self._allotter.paused:
-                    return None
-                if not waiting:
-                    waiting = able
-                    for one in waiting:
-                        one.otp_waiting += draft.parts
-                self._landed.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left_s, PLACE_LOOK_S)):
-                        await self._landed.wait()
-            return link
-        finally:
-            for one in waiting:
-                one.otp_waiting -= draft.parts
+        while (link := self._reserve(draft)) is None:
+            left_s = (limit_ms - self._clock.now_ms()) / 1000
+            now_s = self._clock.monotonic_s()
+            able = [one for one in links if one.may_take(now_s, now_s + left_s)]
+            if left_s <= 0 or not able or self._allotter.stopped or self._allotter.paused:
+                ahead.end()
+                return None
+            ahead.wait_on(able)
+            rests_s = [one.resume_at_s - now_s for one in able if one.resume_at_s > now_s]
+            self._landed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, PLACE_LOOK_S, *rests_s)):
+                    await self._landed.wait()
+        ahead.stay_on(link)
+        return link
 
     def _reserve(self, draft: Draft) -> Link | None:
         if self._allotter.stopped or self._allotter.paused:
@@ -287,6 +313,7 @@ class OtpDesk:
         link: Link,
         text: str,
         key: KeyUse | None,
+        ahead: Ahead,
         *,
         ours: bool,
     ) -> Decided:
@@ -330,14 +357,14 @@ class OtpDesk:
             # The receipt may come to another gateway.
             ended.add_done_callback(partial(_pass_on, watcher))
         self._worker.submit_now(link.name, submission, take)
+        ahead.end()
         try:
-            async with asyncio.timeout(left_s):
-                await asyncio.shield(answered)
-                if accepted is not None:
-                    await accepted.future
-                    await watcher
-        except (TimeoutError, StorageUnavailable):
-            pass
+            with contextlib.suppress(TimeoutError, StorageUnavailable):
+                async with asyncio.timeout(left_s):
+                    await asyncio.shield(answered)
+                    if accepted is not None:
+                        await accepted.future
+                        await watcher
         finally:
             self._watchers.pop(message.number, None)
             shard.unwatch(message.number, ended)

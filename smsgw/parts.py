@@ -26,6 +26,12 @@ def first_id(turn: Turn, message: Message) -> str | None:
     return rows[min(rows)].provider_message_id if rows else None
 
 
+def id_of(turn: Turn, message: Message, number: int) -> str | None:
+    """The operator's id of a part."""
+    row = turn.parts.get(message.number, {}).get(number)
+    return row.provider_message_id if row is not None else None
+
+
 def begun_by(turn: Turn, message: Message) -> str | None:
     """Which operator has accepted parts of it, of several that of the first; None for nobody."""
     rows = turn.parts.get(message.number)
@@ -43,17 +49,23 @@ def delivered(turn: Turn, message: Message) -> bool:
     return accepted(turn, message) and all(row.status == Status.DELIVERED for row in rows.values())
 
 
-def adopt(turn: Turn, message: Message, identifier: str) -> int | None:
+def adopt(turn: Turn, message: Message, identifier: str, *, whole: bool = False) -> int | None:
     """Give an operator's id to the first part that has none, of a message that is in doubt.
+
+    Args:
+        turn: the turn.
+        message: the message.
+        identifier: the operator's id.
+        whole: whether that operator takes whole messages only.
 
     Returns:
         The part; 0 where the message is a whole, None where nothing of it is in doubt any more.
     """
     if message.status != Status.UNCERTAIN:
         return None
-    if message.parts == 1:
-        return 0
     rows = turn.parts.get(message.number, {})
+    if message.parts == 1 or (whole and not rows):
+        return 0
     number = next(one for one in count(1) if one not in rows)
     if number > message.parts:
         return None

@@ -62,6 +62,7 @@ class Receive(Item):
         "reason",
         "rules",
         "tell",
+        "whole",
         "word",
     )
 
@@ -79,6 +80,8 @@ class Receive(Item):
         metrics: Metrics,
         tell: Stored | None = None,
         elsewhere: Callable[["Receive"], None] | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         """Prepare it.
 
@@ -94,8 +97,10 @@ class Receive(Item):
             elsewhere: called, instead of all that, when the message is finished already: operators
                 repeat ids, and an older message of that id may still be open. For an ``UNANSWERED``
                 part, when nothing of the message is in doubt any more.
+            whole: whether that operator takes whole messages only.
         """
         super().__init__()
+        self.whole = whole
         self.tell = tell
         self.part = part
         self.elsewhere = elsewhere
@@ -123,7 +128,7 @@ class Receive(Item):
         final = message.is_final
         part: int | None = self.part
         if part == UNANSWERED:
-            part = parts.adopt(turn, message, self.provider_message_id)
+            part = parts.adopt(turn, message, self.provider_message_id, whole=self.whole)
         elif final and self.elsewhere is not None:
             return
         if part is None:
@@ -191,6 +196,7 @@ class Receipts:
         # In the order in which they are looked at again.
         self.parked: dict[Key, None] = {}
         self.watchers: dict[int, asyncio.Future[None]] = {}
+        self.takes_whole: Callable[[str], bool] = lambda _: False
         self._clock = clock
         self._shards = shards
         self._rules = rules
@@ -417,6 +423,7 @@ class Receipts:
                 self._metrics,
                 tell=partial(_answer, future),
                 elsewhere=lambda _: _answer(future, None, applied=False),
+                whole=self.takes_whole(key[0]),
             )
         )
         return await future

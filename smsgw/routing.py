@@ -154,6 +154,10 @@ class Routing:
             others = names
         return plan.numbers[others], operators_of(others)
 
+    def takes_whole(self, name: str) -> bool:
+        """Whether an operator takes whole messages only."""
+        return self._plan.splits.get(name, "") is None
+
     def begun(self, recipient: int, route: int, begun_by: str) -> int:
         """The route for a message that an operator has accepted some parts of.
 

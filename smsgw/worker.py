@@ -76,6 +76,9 @@ class Settle(Item):
 class Receiver(Protocol):
     """The station for receipts, as the worker needs it."""
 
+    takes_whole: Callable[[str], bool]
+    """Whether an operator takes whole messages only."""
+
     def publish(
         self, provider: str, identifier: str, shard: int, number: int, part: int = 0
     ) -> None:
@@ -136,6 +139,7 @@ class Worker:
         self._landed = asyncio.Event()
         allotter.changed = self.wake_soon
         allotter.begun = routing.begun
+        receipts.takes_whole = routing.takes_whole
 
     def hand_over(
         self,

@@ -344,7 +344,9 @@ class Model:
     def receive(self, book: Book, word: str) -> None:
         status = WORDS[word]
         late = book.lane is Lane.OTP and book.status is S.SENDING and self.invalid(book)
-        if status is None or late or book.status not in (S.SENDING, S.SENT, S.UNCERTAIN):
+        # The answer that would tell its id is not there: so it is about an earlier attempt.
+        other = status is not S.DELIVERED and book.status is S.SENDING and book.attempts > 1
+        if status is None or late or other or book.status not in (S.SENDING, S.SENT, S.UNCERTAIN):
             return
         if book.submitted_at is None:
             book.submitted_at = self.now

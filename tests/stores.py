@@ -2,8 +2,8 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,17 @@ def _sums(rows: Iterable[Sequence[int]], column: int) -> dict[tuple[int, int], i
         key = (row[1], row[2])
         found[key] = found.get(key, 0) + row[column]
     return found
+
+
+@asynccontextmanager
+async def read_only(catalog: Any) -> AsyncIterator[None]:
+    """A catalog whose disk takes nothing more."""
+    run, execute = catalog._thread.run, catalog._thread.raw.execute
+    await run(execute, "PRAGMA query_only = 1")
+    try:
+        yield
+    finally:
+        await run(execute, "PRAGMA query_only = 0")
 
 
 class Gate:

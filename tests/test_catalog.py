@@ -1,15 +1,17 @@
 """The catalog: which slot lives where, kept for ever; what is paused, kept over restarts."""
 
 import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from smsgw.errors import StoreError
+from smsgw.errors import StorageUnavailable, StoreError
 from smsgw.ids import SLOTS
 from smsgw.store.catalog import PAUSE_ALL, Catalog
 from tests.records import NOW_MS
-from tests.stores import dump, rows
+from tests.stores import Unreliable, dump, read_only, rows
 
 
 async def opened(path: Path, shards: int = 4, store_id: int = 77) -> Catalog:
@@ -128,4 +130,45 @@ async def test_that_its_files_were_made_is_noted_once(path: Path) -> None:
     await catalog.close()
     catalog = await opened(path)
     assert catalog.made
+    await catalog.close()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda catalog: catalog.set_made(),
+        lambda catalog: catalog.set_paused("mock", paused=True),
+        lambda catalog: catalog.changes("key", "value"),
+        lambda catalog: catalog.routes([("a",)]),
+    ],
+    ids=["set_made", "set_paused", "changes", "routes"],
+)
+async def test_what_cannot_be_written_is_told_and_nothing_is_remembered_of_it(
+    path: Path, write: Callable[[Catalog], Awaitable[object]]
+) -> None:
+    catalog = await opened(path)
+    before = dump(path)
+    async with read_only(catalog):
+        with pytest.raises(StorageUnavailable, match="The catalog is not available now") as told:
+            await write(catalog)
+    assert told.value.members == {"outcome": "none"}
+    assert (catalog.made, catalog.paused) == (False, set())
+    assert dump(path) == before
+    await write(catalog)
+    assert dump(path) != before
+    await catalog.close()
+
+
+async def test_of_what_the_disk_has_failed_to_write_nobody_knows_whether_it_is_there(
+    path: Path,
+) -> None:
+    catalog = await opened(path)
+    sound = catalog._thread.raw
+    broken = Unreliable(sound)
+    broken.fail("INSERT OR IGNORE INTO pause VALUES (?)", sqlite3.SQLITE_IOERR_FSYNC, after=True)
+    catalog._thread.raw = broken  # type: ignore[assignment]
+    with pytest.raises(StorageUnavailable) as told:
+        await catalog.set_paused("mock", paused=True)
+    assert told.value.members == {"outcome": "unknown"}
+    catalog._thread.raw = sound
     await catalog.close()

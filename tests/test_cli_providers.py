@@ -68,12 +68,13 @@ def test_the_list_has_a_line_for_each_operator(remote: Shell) -> None:
     mock, off, spare = document["data"]
     assert (mock["name"], mock["kind"], mock["state"], mock["why"]) == ("mock", "mock", "up", None)
     assert (mock["prefixes"], mock["window"]) == (["+1500"], 20)
+    assert mock["resting_until"] is None
     # A turn that is under way holds some of its places for what it may claim.
     assert 0 <= mock["in_flight"] <= 20
     assert (off["state"], off["why"]) == ("disabled", "enabled = false in the settings")
     assert (spare["prefixes"], spare["priority"]) == ([], 1)
     lines = remote("provider", "list").out.splitlines()
-    assert lines[0].split()[:4] == ["name", "kind", "state", "why"]
+    assert lines[0].split()[:5] == ["name", "kind", "state", "why", "resting_until"]
     assert [line.split()[0] for line in lines[1:]] == ["mock", "off", "spare"]
     assert " all " in lines[3]
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from smsgw.providers.base import Submission, fold
 from smsgw.settings import Settings, load, with_dev
 from smsgw.sweeper import FireTimers
 from tests.conftest import OpenGateway
+from tests.stores import read_only
 from tests.support import (
     DELIVERED,
     Scripted,
@@ -744,6 +746,30 @@ async def test_a_stop_while_one_is_being_exchanged_is_clean(gateway_of: OpenGate
     assert "a" not in gateway.providers
 
 
+async def test_all_are_stopped_together_and_one_that_fails_keeps_no_other_from_it(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, operators = await serve(gateway_of, {"a": MOCK, "b": MOCK, "c": MOCK})
+    # "a" is stopped as one that is being exchanged: it is one of all, too.
+    client = await add_client(gateway)
+    gateway.allotter.links["b"].off = gateway.allotter.links["c"].off = True
+    await submitted(gateway, client)
+    await operators[0].next()
+    await gateway.fleet.switch("a", on=False)
+    together = asyncio.Barrier(3)
+
+    async def goodbye(operator: Operator) -> None:
+        operator.stopped = True
+        await together.wait()
+        if operator.name == "b":
+            raise OSError("the connection is lost")
+
+    for operator in operators:
+        monkeypatch.setattr(operator, "stop", partial(goodbye, operator))
+    await asyncio.wait_for(gateway.close(), 10)
+    assert all(operator.stopped for operator in operators)
+
+
 async def test_a_code_does_not_go_to_one_that_is_disabled(gateway_of: OpenGateway) -> None:
     gateway, (a,) = await serve(gateway_of, {"a": MOCK})
     client = await add_client(gateway)
@@ -830,6 +856,93 @@ async def test_settings_with_a_mistake_change_nothing(gateway_of: OpenGateway) -
     assert dict(gateway.providers) == {"a": a}
     assert set(gateway.settings.providers) == {"mock", "a"}
     assert not a.stopped
+
+
+async def test_settings_whose_routes_cannot_be_noted_change_nothing(
+    gateway_of: OpenGateway,
+) -> None:
+    gateway, (a,) = await serve(gateway_of, {"a": MOCK})
+    settings = reread({"a": {**MOCK, "window": 7, "prefixes": ["+98"]}, "b": MOCK})
+    text = gateway.routing.text()
+    async with read_only(gateway.shards.catalog):
+        with pytest.raises(StorageUnavailable):
+            await gateway.reload(settings)
+    assert gateway.allotter.links["a"].window == gateway.settings.providers["a"].window == 500
+    assert dict(gateway.providers) == {"a": a}
+    assert "b" not in gateway.settings.providers.keys() | gateway.reporting.keys()
+    assert gateway.routing.text() == text
+    await gateway.reload(settings)
+    await settled(gateway)
+    assert gateway.allotter.links["a"].window == gateway.settings.providers["a"].window == 7
+    assert set(gateway.providers) == {"a", "b"}
+    assert "b" in gateway.settings.providers.keys() & gateway.reporting.keys()
+    assert gateway.routing.text() != text
+
+
+async def test_settings_that_only_exchange_routes_change_nothing_either_if_that_cannot_be_noted(
+    gateway_of: OpenGateway,
+) -> None:
+    iran: dict[str, Any] = {**MOCK, "prefixes": ["+98"]}
+    gateway, _ = await serve(gateway_of, {"a": iran, "b": MOCK})
+    settings = reread({"a": MOCK, "b": iran})
+    async with read_only(gateway.shards.catalog):
+        with pytest.raises(StorageUnavailable):
+            await gateway.reload(settings)
+    assert gateway.routing.eligible(int(IRAN)) == ("a",)
+    assert gateway.settings.providers["b"].prefixes == ()
+    await gateway.reload(settings)
+    assert gateway.routing.eligible(int(IRAN)) == ("b",)
+    await settled(gateway)
+
+
+async def test_routes_that_cannot_be_numbered_in_the_midst_of_a_change_are_so_at_the_next_look(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = await serve(gateway_of, {"a": MOCK})
+    client = await add_client(gateway)
+    routes, calls = gateway.shards.catalog.routes, 0
+
+    async def once(sets: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise StorageUnavailable(retry_after_s=1, outcome="none")
+        # Whose receipts come from now on is known before anything is sent.
+        assert "b" not in gateway.providers
+        return await routes(sets)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(gateway.shards.catalog, "routes", once)
+        await gateway.reload(reread({"b": MOCK}))
+    assert "b" in gateway.settings.providers.keys() & gateway.reporting.keys()
+    message = await submitted(gateway, client)
+    await settled(gateway)
+    gateway.fleet.look()
+    assert (await final_of(gateway, message)).provider == "b"
+    await settled(gateway)
+
+
+async def test_one_that_cannot_be_built_any_more_is_told_and_keeps_no_other_from_being_used(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, _ = await serve(gateway_of, {"a": MOCK, "b": MOCK})
+    for name in ("a", "b"):
+        await gateway.fleet.switch(name, on=False)
+    await settled(gateway)
+    mistake = "providers.a.tls_ca_file: Permission denied"
+
+    def build(name: str, *_: object) -> Operator:
+        if name == "a":
+            raise SettingsError(mistake, mistakes=[mistake])
+        return Operator(name)
+
+    monkeypatch.setattr(fleet, "_build", build)
+    # Both are enabled elsewhere: another gateway has noted it in the catalog that all share.
+    gateway.shards.catalog.paused.clear()
+    gateway.fleet.take_pauses()
+    await settled(gateway)
+    assert gateway.fleet.usable() == ["b"]
+    assert gateway.trouble() == {"provider a": f"it could not be started: {mistake}"}
 
 
 async def test_what_needs_a_restart_is_named_and_does_not_apply(

@@ -13,13 +13,22 @@ import httpx2
 import pytest
 
 from smsgw import logs
+from smsgw.admission import Accepted
 from smsgw.api.app import public_app
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.settings import load, with_dev
 from tests.conftest import OpenGateway
 from tests.http_operators import Answers, Asked, Kavenegar, Twilio, Vonage, raw, says, serving
-from tests.support import Served, account_of, add_client, assert_clean, flushed, send
+from tests.support import (
+    Served,
+    account_of,
+    add_client,
+    assert_clean,
+    final_of,
+    flushed,
+    send,
+)
 
 TOKEN = "t0ken-canary"
 TO = "+989121234567"
@@ -127,6 +136,43 @@ async def test_faults_of_the_link_open_the_breaker(gateway_of: OpenGateway, faul
         # What was under way by then, and no more.
         assert bad.requests <= 4
         assert "breaker" in gateway.trouble()["provider bad"]
+        await gateway.close()
+
+
+async def test_a_larger_window_holds_at_once_and_is_the_limit_of_what_is_asked_together(
+    gateway_of: OpenGateway,
+) -> None:
+    # Four places are kept for one-time codes.
+    window, together = 34, asyncio.Barrier(30)
+    now = most = 0
+
+    async def wait_for_the_others(writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await together.wait()
+        now -= 1
+        writer.write(b'HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\n{"id":"m"}')
+
+    async with raw(wait_for_the_others) as operator:
+        one = {"kind": "http", "url": operator.url, "window": 2, "receipts": False}
+        gateway = await gateway_of(
+            {
+                "dev": {"allow_providers": True},
+                "providers": {"mock": {"enabled": False}, "op": one},
+            },
+            manual=False,
+        )
+        client = await add_client(gateway)
+        larger = gateway.settings.providers["op"].model_copy(update={"window": window})
+        changed = {**gateway.settings.providers, "op": larger}
+        await gateway.reload(gateway.settings.model_copy(update={"providers": changed}))
+        sent = [await send(gateway, client, to=TO) for _ in range(60)]
+        async with asyncio.timeout(4):
+            for answer in sent:
+                assert isinstance(answer, Accepted)
+                await final_of(gateway, answer.message)
+        assert (most, gateway.trouble()) == (30, {})
         await gateway.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from smsgw import lifecycle
+from smsgw.ids import uuid_text
 from smsgw.models import (
     FINAL_FROM,
     WAITING,
@@ -88,7 +89,7 @@ def answer(verdict: Verdict, attempt: int = 1) -> Callable[[Turn, Message, Rules
 
 def receipt(word: str) -> Callable[[Turn, Message, Rules], object]:
     return lambda turn, message, rules: lifecycle.receive(
-        turn, message, word, "reason", "id-2", rules
+        turn, message, word, "reason", message.provider_message_id or "id-2", rules
     )
 
 
@@ -384,6 +385,24 @@ def test_an_early_receipt_tells_the_operators_id_and_when_it_was_handed_over(
     assert message.submitted_at_ms == NOW_MS
 
 
+@pytest.mark.parametrize("word", ["UNDELIV", "EXPIRED", "DELIVRD"])
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("status", [S.SENDING, S.SENT])
+def test_only_that_an_earlier_attempt_was_delivered_ends_a_message(
+    status: Status, ours: bool, word: str
+) -> None:
+    message = message_in(status, attempts=2)
+    turn = a_turn(account_of(message), message)
+    # By our name for the message, nobody can tell which attempt is meant.
+    identifier = uuid_text(message.id).upper() if ours else "id-0"
+    lifecycle.receive(turn, message, word, None, identifier, RULES)
+    ends = ours or word == "DELIVRD"
+    assert message.status == (lifecycle.RECEIPT_WORDS[word] if ends else status)
+    if not ends:
+        assert turn.writes == [("event_add", (message.number, NOW_MS, "receipt", word))]
+        assert message.last_error is None
+
+
 def test_a_receipt_keeps_the_id_and_the_time_of_the_answer() -> None:
     message = message_in(S.SENT)
     run(EVENTS["receipt delivered"], message)
@@ -450,6 +469,25 @@ def test_the_delay_is_drawn_from_all_of_its_range(share: float, delay_ms: int) -
     failed = Outcome(Verdict.FAILED)
     lifecycle.settle(turn, message, 1, failed, RULES, jitter=lambda: share)
     assert message.due_at_ms == NOW_MS + delay_ms
+
+
+@pytest.mark.parametrize(("pause_s", "delay_ms"), [(None, 30_000), (7.0, 30_000), (45.5, 45_500)])
+@pytest.mark.parametrize("verdict", [Verdict.FAILED, Verdict.UNKNOWN])
+def test_it_is_not_tried_again_before_the_operator_wants_it(
+    verdict: Verdict, pause_s: float | None, delay_ms: int
+) -> None:
+    message = message_in(S.SENDING)
+    turn = a_turn(account_of(message), message)
+    outcome = Outcome(verdict, retry_after_s=pause_s)
+    lifecycle.settle(turn, message, 1, outcome, RESEND, jitter=lambda: 1.0)
+    assert (message.status, message.due_at_ms) == (S.FAILED_TEMP, NOW_MS + delay_ms)
+
+
+def test_what_an_operator_wants_after_the_end_of_its_validity_ends_then() -> None:
+    message = message_in(S.SENDING, expires_at_ms=NOW_MS + 60_000)
+    turn = a_turn(account_of(message), message)
+    lifecycle.settle(turn, message, 1, Outcome(Verdict.FAILED, retry_after_s=600.0), RULES)
+    assert (NOW_MS + 60_000, message.number, Timer.EXPIRE) in turn.timers
 
 
 def test_a_retry_after_the_end_of_its_validity_has_a_timer_for_that_end() -> None:

@@ -155,6 +155,28 @@ def test_one_that_is_off_or_paused_or_down_takes_nothing_and_waits_for_nothing()
         assert link.wait_s(9.0) is None
 
 
+def test_while_codes_wait_for_places_the_queue_gets_none() -> None:
+    link = Link("op", 10, Bucket(0.0), otp_share=0.0)
+    link.otp_waiting = 1
+    assert (link.takes(0.0), link.free(0.0)) == (True, 0)
+    link.otp_waiting = 0
+    assert link.free(0.0) == 10
+
+
+def test_one_that_rests_may_take_messages_once_it_has_rested() -> None:
+    link = Link("op", 10, Bucket(0.0), failures_max=1, open_s=1.0, resume_at_s=2.0)
+    assert not link.takes(1.9)
+    assert [link.may_take(1.0, until_s) for until_s in (1.9, 2.0)] == [False, True]
+    link.failed(0.0)
+    assert not link.may_take(0.5, 2.0), "nobody knows whether it will answer"
+    assert link.may_take(2.0, 2.0)
+    link.worked()
+    for change in ("off", "paused"):
+        setattr(link, change, True)
+        assert not link.may_take(1.0, 2.0)
+        setattr(link, change, False)
+
+
 def test_the_time_of_an_answer_is_learnt_slowly() -> None:
     link = Link("op", 10, Bucket(0.0))
     for _ in range(100):

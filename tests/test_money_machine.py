@@ -439,7 +439,7 @@ class Money(RuleBasedStateMachine):
         assert target is not None
         match happens:
             case DoClose(_, verdict):
-                outcome = None if verdict is None else Outcome(verdict, "id", "detail")
+                outcome = None if verdict is None else Outcome(verdict, f"id-{target}", "detail")
                 key = None if book.key is None else use(DoOpen(0, None, book.key))
                 return Close(book.client, target, outcome, key, rules, handset=False, codes=True)
             case DoSettle(_, verdict, stale):

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsgw.admission import KeyUse, Replay, key_use
+from smsgw.admission import Accepted, KeyUse, Replay, key_use
 from smsgw.clock import ManualClock
 from smsgw.codes import Decided, derive
 from smsgw.entrance import Wish
 from smsgw.errors import (
     IdempotencyInProgress,
+    InsufficientCredits,
     NoLiveCode,
     OtpUndeliverable,
     SmsgwError,
@@ -187,6 +188,7 @@ async def test_no_answer_until_the_deadline_is_a_refusal(
 async def test_every_verdict_but_one_is_a_refusal_and_is_never_tried_again(
     gateway_of: OpenGateway,
     operator: Scripted,
+    clock: ManualClock,
     confirm: str,
     verdict: Verdict,
     status: Status,
@@ -206,6 +208,8 @@ async def test_every_verdict_but_one_is_a_refusal_and_is_never_tried_again(
     now = await stored(gateway, submission)
     assert (now.status, now.reason, now.attempts) == (status, reason, attempts)
     assert now.last_error == "why"
+    # By then an operator that found it too much has rested.
+    clock.advance(1)
     replay = await ask(gateway, client, key=key)
     assert isinstance(replay, Replay)
     assert replay.record.answer == ANSWER_OTP_FAILED
@@ -421,6 +425,30 @@ async def test_the_part_of_a_refused_code_that_was_accepted_is_taken_back(
     assert isinstance(refusal, OtpUndeliverable)
     assert refusal.members["reason"] == "rejected_by_operator"
     assert operator.cancelled == [(submission, "id-1")]
+    await assert_released(gateway, client)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "left"),
+    [
+        (Outcome(Verdict.NOT_SENT), False),
+        (Outcome(Verdict.NOT_SENT, answered=True), True),
+        (fold({1: Outcome(Verdict.NOT_SENT), 2: Outcome(Verdict.NOT_SENT)}), False),
+        (fold({1: Outcome(Verdict.NOT_SENT), 2: Outcome(Verdict.ACCEPTED, "id-2")}), True),
+        (fold({1: Outcome(Verdict.NOT_SENT), 2: Outcome(Verdict.NOT_SENT, answered=True)}), True),
+    ],
+)
+async def test_a_refusal_says_whether_bytes_of_any_part_have_left(
+    gateway_of: OpenGateway, operator: Scripted, outcome: Outcome, left: bool
+) -> None:
+    gateway, client, task, submission = await asked_in_two_parts(gateway_of, operator)
+    assert operator._sink is not None
+    operator._sink.settled("mock", submission, outcome)
+    refusal = await result_of(task)
+    assert isinstance(refusal, OtpUndeliverable)
+    assert refusal.members["submitted"] is left
+    now = await stored(gateway, submission)
+    assert (now.status, now.attempts) == (Status.FAILED_PERM, int(left))
     await assert_released(gateway, client)
 
 
@@ -720,6 +748,65 @@ async def test_a_code_waits_for_a_place_for_half_of_its_deadline(
         operator.accept(submission, f"{submission.number}")
     assert all([isinstance(await result_of(task), Decided) for task in tasks])
     assert operator.count == 2
+
+
+async def throttled(gateway: Gateway, operator: Scripted, client: bytes, pause_s: float) -> Message:
+    """A message that its operator has found too much, and whose link rests."""
+    draft = gateway.entrance.draft(Wish(f"+{next(_numbers)}", "ACME", "hello"))
+    accepted = await gateway.entrance.submit(client, draft, None)
+    assert isinstance(accepted, Accepted)
+    operator.answer(await operator.next(), Verdict.THROTTLED, retry_after_s=pause_s)
+    await flushed(gateway)
+    return accepted.message
+
+
+async def waits(gateway: Gateway) -> None:
+    while not gateway.allotter.links["mock"].otp_waiting:  # noqa: ASYNC110  a turn of the loop
+        await asyncio.sleep(0)
+
+
+async def test_a_code_waits_while_its_operator_rests_and_goes_before_the_queue(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await throttled(gateway, operator, client, 1.0)
+    task = asked(gateway, client)
+    await waits(gateway)
+    clock.advance(1.0)
+    gateway.worker.wake_soon()
+    submission = await operator.next()
+    assert (submission.otp, operator.count) == (True, 2)
+    again = await operator.next()
+    assert (again.number, again.attempt, again.otp) == (message.number, 1, False)
+    operator.accept(submission)
+    assert isinstance(await result_of(task), Decided)
+    assert gateway.allotter.links["mock"].otp_waiting == 0
+
+
+async def test_a_code_does_not_wait_for_an_operator_that_rests_for_too_long(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    await throttled(gateway, operator, client, 2.6)
+    refusal = await result_of(asked(gateway, client))
+    assert isinstance(refusal, OtpUndeliverable)
+    assert refusal.members["submitted"] is False
+    assert operator.count == 1
+
+
+async def test_the_queue_goes_on_when_a_code_that_it_let_go_first_is_refused(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    message = await throttled(gateway, operator, await add_client(gateway), 1.0)
+    task = asked(gateway, await add_client(gateway, 0))
+    await waits(gateway)
+    clock.advance(1.0)
+    with pytest.raises(InsufficientCredits):
+        await task
+    assert (await operator.next()).number == message.number
 
 
 @pytest.mark.parametrize("what", ["all", "mock", "unusable"])

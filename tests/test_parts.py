@@ -308,6 +308,27 @@ def test_only_a_part_in_doubt_adopts_an_id() -> None:
         assert parts.adopt(turn, message, "a") is None
 
 
+def test_where_an_operator_takes_whole_messages_an_id_is_that_of_the_whole() -> None:
+    message = a_message(parts=2, status=int(S.UNCERTAIN), attempts=1, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    assert parts.adopt(turn, message, "a", whole=True) == 0
+    assert parts.adopt(turn, message, "a") == 1
+    assert parts.adopt(turn, message, "b", whole=True) == 2, "it was taken part by part"
+
+
+@pytest.mark.parametrize("word", ["UNDELIV", "DELIVRD"])
+def test_only_that_an_earlier_attempt_was_delivered_ends_a_part(word: str) -> None:
+    message = a_message(parts=2, status=int(S.SENDING), attempts=2, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    lifecycle.settle(turn, message, 2, outcome_of({1: V.ACCEPTED, 2: V.ACCEPTED}), RULES)
+    lifecycle.receive(turn, message, word, None, "id-0", RULES, 2)
+    assert message.status == S.SENT
+    lifecycle.receive(turn, message, "DELIVRD", None, "id-1", RULES, 1)
+    assert message.status == (S.DELIVERED if word == "DELIVRD" else S.SENT)
+    lifecycle.receive(turn, message, "DELIVRD", None, "id-2", RULES, 2)
+    assert message.status == S.DELIVERED
+
+
 async def test_accepted_parts_outlive_a_crash(gateway_of: OpenGateway, clock: ManualClock) -> None:
     gateway, operator = await serve(gateway_of, on_uncertain="resend")
     client = await add_client(gateway)

@@ -141,6 +141,25 @@ async def test_nonsense_or_a_lost_connection_leaves_open_what_happened(action: A
         forgive_nacks(smsc)
 
 
+async def test_a_lost_connection_is_one_sign_of_an_operators_health() -> None:
+    async with Smsc() as smsc, operator(smsc.port, window=6) as op:
+        smsc.on[SUBMIT_SM] = silent
+        sent = [op.submit(LONG), op.submit("second"), op.submit("third")]
+        await smsc.saw(SUBMIT_SM, 5)
+        smsc.drop_all()
+        outcomes = [await op.outcome_of(one) for one in sent]
+        assert [(one.verdict, one.timed_out) for one in outcomes] == [
+            (Verdict.UNKNOWN, True),
+            (Verdict.UNKNOWN, False),
+            (Verdict.UNKNOWN, False),
+        ]
+        await op.up()
+        last = op.submit("last")
+        await smsc.saw(SUBMIT_SM, 6)
+    # That we have gone is no sign of anything.
+    assert not (await op.outcome_of(last)).timed_out
+
+
 async def test_an_answer_in_pieces_is_one() -> None:
     async with Smsc() as smsc, operator(smsc.port) as op:
         smsc.first(SUBMIT_SM, dripped, halved("rest"))

@@ -9,6 +9,7 @@ import pytest
 from smsgw.errors import SettingsError
 from smsgw.models import Verdict
 from smsgw.operators import SmppProviderSettings, StatusClasses
+from smsgw.providers.smpp import provider
 from smsgw.providers.smpp.provider import NO_RECEIVER
 from smsgw.providers.smpp.receipt import NOTATIONS
 from smsgw.providers.smpp.segments import reference_of
@@ -170,6 +171,7 @@ async def test_a_status_is_a_verdict(status: int, verdict: Verdict, detail: str)
         (outcome,) = await op.settle()
         assert (outcome.verdict, outcome.detail) == (verdict, detail)
         assert outcome.retry_after_s == (2.5 if verdict is Verdict.THROTTLED else None)
+        assert outcome.has_left
         ends = status in (0x03, 0x04, 0x0E)
         if ends:
             await op.until(lambda: f"the operator answers a submit with {detail}" in op.troubles)
@@ -367,6 +369,36 @@ async def test_a_code_is_cancelled_by_the_id_as_the_operator_wrote_it() -> None:
         op.provider.cancel(sent, "Ω")
         op.provider.cancel(sent, "plain")
         assert (await smsc.saw(CANCEL_SM, 2))[1]["message_id"] == "plain"
+
+
+async def test_a_code_that_dies_without_a_bind_is_cancelled_on_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(provider, "CANCELS_MAX", 4)
+    async with Smsc() as smsc, operator(smsc.port, cancel=True) as op:
+        smsc.on[SUBMIT_SM] = accepted("00AB12CD34EF")
+        sent = op.submit("code", otp=True)
+        identifier = (await op.outcome_of(sent)).provider_message_id
+        assert identifier is not None
+        smsc.stop_listening()
+        smsc.drop_all()
+        await op.down()
+        for number in ("one too many", "over", identifier, "Ω", "last"):
+            with monkeypatch.context() as patched:
+                patched.setattr(provider, "CANCEL_KEPT_S", 0.0 if number == "over" else 300.0)
+                assert op.provider.cancel(sent, number)
+        await smsc.listen()
+        first, second = await smsc.saw(CANCEL_SM, 2)
+        assert (first["message_id"], first.recipient) == ("00AB12CD34EF", TO[1:])
+        assert second["message_id"] == "last"
+        # It is not asked again.
+        await op.up()
+        told = len(op.troubles)
+        smsc.drop_all()
+        await op.until(lambda: len(op.troubles) == told + 2)
+        await op.settle()
+        assert len(smsc.of(CANCEL_SM)) == 2
+    assert not op.provider.cancel(sent, "1"), "there is no next bind"
 
 
 async def test_nothing_is_cancelled_where_that_is_not_set() -> None:

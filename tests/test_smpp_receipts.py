@@ -360,6 +360,30 @@ def test_a_network_error_is_a_reason(value: bytes, reason: str | None) -> None:
     assert both == (f"err 042, {reason}" if reason else "err 042")
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"\0", "destination unavailable"),
+        (b"\1", "destination address invalid"),
+        (b"\2", "permanent network error"),
+        (b"\3", "temporary network error"),
+        (b"\4", "failure 4"),
+        (b"", None),
+    ],
+)
+def test_why_it_failed_may_stand_in_a_tlv_and_counts_where_the_text_has_no_error(
+    value: bytes, reason: str | None
+) -> None:
+    tlvs = {Tag.MESSAGE_STATE: b"\5", Tag.DELIVERY_FAILURE_REASON: value}
+    assert receipt_of("", tlvs=dict(tlvs)).reason == reason
+    assert receipt_of("err:000", tlvs=dict(tlvs)).reason == reason
+    assert receipt_of("err:042", tlvs=dict(tlvs)).reason == "err 042"
+    network = {**tlvs, Tag.NETWORK_ERROR_CODE: b"\3\0\x15"}
+    both = receipt_of("", tlvs=network).reason
+    assert both == ", ".join(filter(None, (reason, "network error 21 (type 3)")))
+    assert receipt_of("", tlvs={**tlvs, Tag.MESSAGE_STATE: b"\2"}).reason is None
+
+
 @given(
     st.integers(0, 255),
     st.binary(max_size=300) | st.text("idstaerx:= 0A\0\n").map(str.encode),

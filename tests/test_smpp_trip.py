@@ -199,6 +199,61 @@ async def test_a_lost_answer_is_found_again_by_its_receipt(gateway_of: OpenGatew
         assert len(smsc.submits) == 1
 
 
+async def test_the_lost_answer_to_a_whole_message_of_several_parts_is_found_again(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, long_messages="payload") as site:
+        smsc.first(SUBMIT_SM, dropped())
+        sent = await site.send(text=LONG)
+        await site.is_in(sent, "UNCERTAIN")
+        await smsc.binds()
+        smsc.submits[0].report()
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 15)
+        assert len(smsc.submits) == 1
+
+
+async def test_what_waits_is_not_sent_into_links_that_are_lost_again_and_again(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, breaker_failures=2) as site:
+        smsc.on[SUBMIT_SM] = dropped()
+        for number in (1, 2):
+            sent = await site.send(text=f"number {number}")
+            await site.is_in(sent, "UNCERTAIN")
+            await smsc.binds()
+        assert site.gateway.allotter.links["op"].probes()
+        sent = await site.send(text="number 3")
+        provider = site.gateway.providers["op"]
+        while provider.trouble is not None:
+            await flushed(site.gateway)
+        await flushed(site.gateway)
+        message = await site.message(sent)
+        assert (message["status"], message["attempts"]) == ("QUEUED", 0)
+        assert len(smsc.submits) == 2
+
+
+async def test_a_late_receipt_of_an_earlier_attempt_does_not_end_the_next(
+    gateway_of: OpenGateway,
+) -> None:
+    more = {"delivery": {"on_uncertain": "resend", "retry_base_s": 0.001}}
+    async with Smsc() as smsc, site_with(gateway_of, smsc, more, response_timeout_s=0.2) as site:
+        smsc.first(SUBMIT_SM, held("late", accepted("101")), accepted("202"))
+        sent = await site.send()
+        await smsc.saw(SUBMIT_SM, 2)
+        await site.is_in(sent, "SENT")
+        smsc.release("late")
+        smsc.submits[0].report("UNDELIV")
+        await smsc.saw(DELIVER_SM | RESPONSE)
+        await flushed(site.gateway)
+        message = await site.message(sent)
+        assert (message["status"], message["provider_message_id"]) == ("SENT", "202")
+        smsc.submits[1].report("DELIVRD")
+        message = await site.ended(sent)
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+        assert "receipt" in [event["kind"] for event in message["events"]]
+
+
 async def test_receipts_of_parts_whose_answers_were_lost_are_counted_one_by_one(
     gateway_of: OpenGateway,
 ) -> None:
@@ -295,6 +350,33 @@ async def test_a_code_that_was_refused_too_late_is_cancelled_whatever_comes_of_t
         assert (now["status"], now["reason"]) == ("UNKNOWN", "uncertain")
         assert await site.balance() == (1000, 0, 0)
         assert len(smsc.of(CANCEL_SM)) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_a_code_that_met_an_unbound_link_was_submitted(
+    gateway_of: OpenGateway, parts: int
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        answers = [accepted(), refused(0x04)][-parts:]
+        smsc.first(SUBMIT_SM, *answers)
+        failed = await site.send(503, otp=True, text="code {code} " * (1 if parts == 1 else 15))
+        assert (failed["submitted"], failed["reason"]) == (True, "retries_exhausted")
+        assert (await site.message(failed))["attempts"] == 1
+        assert await site.balance() == (1000, 0, 0)
+
+
+async def test_a_code_that_dies_while_no_bind_is_up_is_cancelled_on_the_next(
+    gateway_of: OpenGateway,
+) -> None:
+    more = {"otp": {"deadline_ms": 200, "confirm": "handset"}}
+    async with Smsc() as smsc, site_with(gateway_of, smsc, more, cancel=True) as site:
+        smsc.stop_listening()
+        smsc.first(SUBMIT_SM, in_turn(accepted("00AB12"), dropped()))
+        failed = await site.send(503, otp=True, text="code {code}")
+        assert (failed["submitted"], smsc.of(CANCEL_SM)) == (True, [])
+        await smsc.listen()
+        (cancel,) = await smsc.saw(CANCEL_SM)
+        assert cancel["message_id"] == "00AB12"
 
 
 @pytest.mark.parametrize("confirm", ["operator", "handset"])

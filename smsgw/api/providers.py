@@ -10,9 +10,11 @@ from smsgw.api.edge import read_body
 from smsgw.api.parsing import parse, query
 from smsgw.api.schemas import ProviderTest
 from smsgw.api.wire import Json
+from smsgw.clock import rfc3339
 from smsgw.entrance import Wish
 from smsgw.errors import InvalidRequest, NotReady
 from smsgw.gateway import Gateway
+from smsgw.links import Link
 from smsgw.models import Verdict
 from smsgw.operators import ProviderSettings
 
@@ -129,7 +131,7 @@ class ProviderRoutes:
         if gateway.fleet.changing(name):
             return "changing", "its connections are being exchanged"
         if provider is None or link.off:
-            return "down", "it could not be started; the log says why"
+            return "down", gateway.fleet.failed.get(name)
         if provider.trouble is not None:
             return "down", provider.trouble
         if link.probes():
@@ -137,6 +139,12 @@ class ProviderRoutes:
         if link.paused:
             return "paused", "by hand; see smsgw resume provider"
         return "up", provider.warning
+
+    def _resting_until(self, link: Link) -> str | None:
+        """Until when an operator is sent nothing because it said that it was too fast."""
+        clock = self._gateway.clock
+        left_s = link.resume_at_s - clock.monotonic_s()
+        return rfc3339(clock.now_ms() + round(1000 * left_s)) if left_s > 0 else None
 
     def _view(self, name: str) -> dict[str, Any]:
         settings = self._gateway.settings.providers[name]
@@ -147,6 +155,7 @@ class ProviderRoutes:
             "kind": settings.kind,
             "state": state,
             "why": why,
+            "resting_until": self._resting_until(link),
             "prefixes": list(settings.prefixes),
             "priority": settings.priority,
             "weight": settings.weight,

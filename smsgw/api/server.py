@@ -124,6 +124,11 @@ async def _reload(
             setup(settings.log.level)
         except SmsgwError as error:
             mistakes = error.members.get("mistakes", [error.detail])
+        except Exception as error:  # noqa: BLE001
+            # The next signal is to be heard, whatever became of this one.
+            log.error(  # noqa: TRY400
+                "settings.failed", "the settings could not be read again", error=error
+            )
         for mistake in mistakes:
             log.error("settings.refused", "the settings stay as they were", mistake=mistake)
 

@@ -13,7 +13,7 @@ providers = group("Look at operators, test them, and switch them on and off.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The operator's name.")]
 
 _COLUMNS: Final = (
-    *("name", "kind", "state", "why", "prefixes", "priority", "weight"),
+    *("name", "kind", "state", "why", "resting_until", "prefixes", "priority", "weight"),
     *("in_flight", "window", "rate_parts_per_s", "answer_ms"),
 )
 

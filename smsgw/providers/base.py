@@ -133,7 +133,8 @@ class Provider(Protocol):
         """Ask for what was accepted to be taken back; for one-time codes that are dead.
 
         Returns:
-            Whether the operator was asked, as far as one can ask it; nobody waits for its answer.
+            Whether the operator is asked, at once or as soon as it can be; nobody waits for its
+            answer.
         """
         ...
 

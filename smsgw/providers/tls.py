@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from smsgw.errors import SettingsError
@@ -25,6 +26,9 @@ def client_context(name: str, ca_file: str, cert_file: str, key_file: str) -> ss
         name, "tls_ca_file", lambda: ssl.create_default_context(cafile=ca_file or None)
     )
     if cert_file:
+        if key_file:
+            # What reads both files does not say which of them it cannot read.
+            _loaded(name, "tls_key_file", lambda: Path(key_file).open("rb").close())
         # Without a password it would ask at the terminal for one.
         _loaded(
             name,
@@ -37,7 +41,8 @@ def client_context(name: str, ca_file: str, cert_file: str, key_file: str) -> ss
 def _loaded(name: str, key: str, load: Callable[[], T]) -> T:
     try:
         return load()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # A name that no file can have is a ValueError.
         why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else None
         mistake = f"providers.{name}.{key}: {why or 'cannot be used'}"
         raise SettingsError(mistake, mistakes=[mistake]) from error

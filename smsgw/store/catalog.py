@@ -1,13 +1,16 @@
 """The catalog: one small file that says which slot lives where, and what is paused."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from smsgw.errors import StoreError
+from smsgw.errors import StorageUnavailable, StoreError
 from smsgw.ids import SLOTS
 from smsgw.store import statements
 from smsgw.store.sqlite_thread import SqliteThread, migrate
+
+T = TypeVar("T")
 
 PAUSE_ALL = ""
 DISABLED = "disabled "
@@ -94,7 +97,7 @@ class Catalog:
     async def set_made(self) -> None:
         """Note that every shard's file was made: from now on a missing one is a loss."""
         sql = "INSERT OR IGNORE INTO meta VALUES ('made', '1')"
-        await self._thread.run(self._thread.raw.execute, sql)
+        await self._do(self._thread.raw.execute, sql)
         self.made = True
 
     async def set_paused(self, subject: str, *, paused: bool) -> None:
@@ -107,12 +110,12 @@ class Catalog:
             if paused
             else "DELETE FROM pause WHERE subject = ?"
         )
-        await self._thread.run(self._thread.raw.execute, sql, (subject,))
+        await self._do(self._thread.raw.execute, sql, (subject,))
         (self.paused.add if paused else self.paused.discard)(subject)
 
     async def changes(self, key: str, value: str) -> bool:
         """Keep a value; says whether another one was kept before."""
-        return await self._thread.run(self._changes, key, value)
+        return await self._do(self._changes, key, value)
 
     def _changes(self, key: str, value: str) -> bool:
         connection = self._thread.raw
@@ -123,7 +126,7 @@ class Catalog:
 
     async def routes(self, sets: Iterable[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
         """The numbers of these sets of providers; a new set gets the next number for ever."""
-        return await self._thread.run(self._routes, list(sets))
+        return await self._do(self._routes, list(sets))
 
     def _routes(self, sets: list[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
         connection = self._thread.raw
@@ -134,6 +137,23 @@ class Catalog:
                 known[text] = max(known.values(), default=-1) + 1
                 connection.execute("INSERT INTO route VALUES (?, ?)", (known[text], text))
         return {known[",".join(names)]: names for names in sets}
+
+    async def _do(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Do something on the catalog's thread.
+
+        Raises:
+            StorageUnavailable: the disk does not let it.
+        """
+        try:
+            return await self._thread.run(function, *arguments)
+        except sqlite3.Error as error:
+            # What a disk has failed to write may be there after the next start all the same.
+            failed = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+            raise StorageUnavailable(
+                f"The catalog is not available now: {error}.",
+                retry_after_s=1,
+                outcome="unknown" if failed else "none",
+            ) from error
 
     async def close(self) -> None:
         """Fold the log back and close."""

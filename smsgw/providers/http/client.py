@@ -64,7 +64,8 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=self._tls,
-                limit=settings.window + settings.receipt_polls_max,
+                # The window is the limit, and it may change while connections stay.
+                limit=0,
                 ttl_dns_cache=DNS_S,
                 # With no time at all, every request gets a connection of its own.
                 **({"keepalive_timeout": keep_alive_s} if keep_alive_s else {"force_close": True}),

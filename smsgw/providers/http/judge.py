@@ -115,6 +115,7 @@ class Judge:
             detail=detail,
             retry_after_s=_seconds(answer.retry_after),
             timed_out=verdict is Verdict.UNKNOWN and answer.status in LINK_FAULTS,
+            answered=verdict is Verdict.NOT_SENT,
         )
         return outcome, f"the operator answers {link}" if word == "trouble" else None
 

@@ -14,7 +14,7 @@ from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
 from smsgw.operators import SmppProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
-from smsgw.providers.smpp.bodies import Command, Pdu, ShortMessage
+from smsgw.providers.smpp.bodies import Cancel, Command, Pdu, ShortMessage
 from smsgw.providers.smpp.flights import Flight, Forms, Part
 from smsgw.providers.smpp.keeper import Keeper
 from smsgw.providers.smpp.link import Ending, Link
@@ -29,6 +29,9 @@ log = get(__name__)
 NO_RECEIVER: Final = "no receipt can arrive: no bind that receives is up"
 WRITTEN_MAX: Final = 10_000
 """Ids of one-time codes that are remembered as the operator wrote them, to cancel by."""
+CANCELS_MAX: Final = 1_000
+CANCEL_KEPT_S: Final = 300.0
+"""How long a dead code may wait for a bind to be cancelled on; by then nobody would enter it."""
 _DIGITS_MAX: Final = 15
 _SHORT_CODE_DIGITS_MAX: Final = 8
 _BINDS: Final = {
@@ -88,6 +91,8 @@ class SmppProvider:
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._written: dict[str, str] = {}
+        # Until when, our name for the message, and what to ask for, as long as no bind sends.
+        self._cancels: deque[tuple[float, str, Cancel]] = deque(maxlen=CANCELS_MAX)
         self._alarmed: set[int] = set()
         self._trouble: str | None = "not connected yet"
         self._warning: str | None = None
@@ -146,16 +151,15 @@ class SmppProvider:
         }
 
     def cancel(self, submission: Submission, provider_message_id: str) -> bool:
-        """Send a cancel_sm where the operator knows it; the log tells what it says."""
-        if not self._settings.cancel or not self._senders:
+        """Send a cancel_sm where the operator knows it, or keep it for the next bind."""
+        if not self._settings.cancel or self._stopped:
             return False
         written = self._written.pop(provider_message_id, provider_message_id)
-        try:
-            self._senders[0].request(Command.CANCEL_SM, self._forms.cancel(submission, written))
-        except PduError as error:
-            log.warning("smpp.cancel", "a cancel_sm cannot be written", why=_told(error))
-            return False
-        log.info("smpp.cancel", "asked the operator to cancel", message=submission.reference)
+        cancel = self._forms.cancel(submission, written)
+        if self._senders:
+            return _ask_to_cancel(self._senders[0], submission.reference, cancel)
+        until_s = asyncio.get_running_loop().time() + CANCEL_KEPT_S
+        self._cancels.append((until_s, submission.reference, cancel))
         return True
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
@@ -181,6 +185,8 @@ class SmppProvider:
         self._bound.append(link)
         if not self._stopped:
             (self._senders if link.sends else self._receivers).append(link)
+            if link.sends:
+                self._cancel_kept(link)
             self._look_at_trouble("")
 
     def ending(self, link: Link, ending: Ending) -> None:
@@ -200,7 +206,9 @@ class SmppProvider:
         self.ending(link, ending)
         for part in unanswered:
             detail = "the connection was lost before the answer"
-            self._take(part, Outcome(Verdict.UNKNOWN, detail=detail))
+            # However much was under way, it is one sign of the operator's health.
+            timed_out = part.flight is unanswered[0].flight and not self._stopped
+            self._take(part, Outcome(Verdict.UNKNOWN, detail=detail, timed_out=timed_out))
         self._send_waiting()
 
     def failed(self, ending: Ending) -> None:
@@ -229,7 +237,8 @@ class SmppProvider:
             if kind in _ENDS_LINK:
                 hopeless = kind is StatusClass.LINK_CONFIG
                 link.end(f"the operator answers a submit with {detail}", hopeless=hopeless)
-            self._take(part, Outcome(_VERDICTS[kind], detail=detail, retry_after_s=pause_s))
+            outcome = Outcome(_VERDICTS[kind], detail=detail, retry_after_s=pause_s, answered=True)
+            self._take(part, outcome)
         if self._waiting:
             self._send_waiting()
 
@@ -348,10 +357,29 @@ class SmppProvider:
                 self._sink.changed(self.name)
         self._send_waiting()
 
+    def _cancel_kept(self, link: Link) -> None:
+        """Ask for what died while there was no bind."""
+        now_s = asyncio.get_running_loop().time()
+        while self._cancels:
+            until_s, reference, cancel = self._cancels.popleft()
+            if now_s < until_s:
+                _ask_to_cancel(link, reference, cancel)
+
     def _remember(self, identifier: str, written: str) -> None:
         self._written[identifier] = written
         if len(self._written) > WRITTEN_MAX:
             del self._written[next(iter(self._written))]
+
+
+def _ask_to_cancel(link: Link, reference: str, cancel: Cancel) -> bool:
+    """Send a cancel_sm; the log tells what the operator says. Whether it could be written."""
+    try:
+        link.request(Command.CANCEL_SM, cancel)
+    except PduError as error:
+        log.warning("smpp.cancel", "a cancel_sm cannot be written", why=_told(error))
+        return False
+    log.info("smpp.cancel", "asked the operator to cancel", message=reference)
+    return True
 
 
 def _acknowledge(link: Link, request: Pdu, stored: bool) -> None:

@@ -45,6 +45,12 @@ _STATES: Final = {
     8: "REJECTD",
     9: "SKIPPED",
 }
+_FAILURES: Final = (
+    "destination unavailable",
+    "destination address invalid",
+    "permanent network error",
+    "temporary network error",
+)
 _SPELLINGS: Final = {
     "DELIVERED": "DELIVRD",
     "DELIVERD": "DELIVRD",
@@ -132,9 +138,10 @@ def parse(message: ShortMessage) -> Receipt | None:
     if kind & ESM_INTERMEDIATE and (word in FINAL_WORDS or word == UNKNOWN):
         aside = None if word == UNKNOWN else f"stat {word}"
         word = INTERMEDIATE
+    failure = b"" if word == "DELIVRD" else tlvs.get(Tag.DELIVERY_FAILURE_REASON, b"")
     return Receipt(
         word,
-        _reason(aside, fields.get("err", ""), tlvs.get(Tag.NETWORK_ERROR_CODE, b"")),
+        _reason(aside, fields.get("err", ""), failure, tlvs.get(Tag.NETWORK_ERROR_CODE, b"")),
         _bare(fields.get("id", "")),
         _bare(tlvs.get(Tag.RECEIPTED_MESSAGE_ID, b"").partition(b"\0")[0].decode("latin-1")),
     )
@@ -262,10 +269,13 @@ def _word(state: bytes, stat: str) -> tuple[str, str | None]:
     return word, f"stat {other}" if other and other != word else None
 
 
-def _reason(aside: str | None, err: str, network_error: bytes) -> str | None:
+def _reason(aside: str | None, err: str, failure: bytes, network_error: bytes) -> str | None:
     parts = [aside] if aside else []
     if err.strip("0").lower() not in _NO_ERROR:
         parts.append(f"err {err[:_WORD_CHARACTERS_MAX]}")
+    elif failure:
+        known = failure[0] < len(_FAILURES)
+        parts.append(_FAILURES[failure[0]] if known else f"failure {failure[0]}")
     if len(network_error) >= 3 and (code := int.from_bytes(network_error[1:3], "big")):
         parts.append(f"network error {code} (type {network_error[0]})")
     return ", ".join(parts) or None
