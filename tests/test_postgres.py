@@ -256,12 +256,15 @@ async def test_callers_are_told_of_a_doubt_and_the_turn_counts_in_the_end(
 # What is refused at the start.
 
 
-def settings(*urls: str, shards: int = 2) -> StoreSettings:
-    return StoreSettings(shard_urls=list(urls), shards=shards)  # type: ignore[arg-type]
+def settings(*urls: str, shards: int | None = 2) -> StoreSettings:
+    more = {} if shards is None else {"shards": shards}
+    return StoreSettings(shard_urls=list(urls), **more)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path, *urls: str, shards: int = 2, **more: Any) -> AsyncIterator[Shards]:
+async def opened(
+    path: Path, *urls: str, shards: int | None = 2, **more: Any
+) -> AsyncIterator[Shards]:
     directory = DataDirectory.open(path, "test", wait_s=0)
     try:
         found = await Shards.open(
@@ -300,6 +303,26 @@ async def test_shards_are_dealt_over_several_databases(url: str, tmp_path: Path)
             ]
         assert rows(postgres.Schema(second, "smsgw_03"), "SELECT count(*) FROM client") == [(0,)]
         await refuses(tmp_path, url, says=r"shard_urls\[1\], which is not set", shards=4)
+
+
+async def test_there_is_a_shard_for_each_database_unless_the_settings_say_more(
+    url: str, tmp_path: Path
+) -> None:
+    with postgres.database() as second:
+        async with opened(tmp_path, url, second, shards=None) as shards:
+            assert list(shards.catalog.shards.values()) == [
+                "postgresql/0/smsgw_00",
+                "postgresql/1/smsgw_01",
+            ]
+
+
+async def test_settings_that_name_no_count_take_the_store_as_it_is(
+    url: str, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, url, shards=3):
+        pass
+    async with opened(tmp_path, url, shards=None) as shards:
+        assert len(shards.catalog.shards) == 3
 
 
 async def test_a_server_that_may_lose_commits_is_refused(url: str, tmp_path: Path) -> None:
@@ -734,6 +757,26 @@ async def test_a_pause_reaches_every_gateway_and_the_count_of_them_too(
     assert second.allotter.paused
     await crash(second)
     assert await counts.get() == 1
+
+
+async def test_routes_that_cannot_be_numbered_are_told_as_a_matter_of_the_storage(
+    gateway_of: OpenGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gateway,) = await side_by_side(gateway_of, tmp_path, count=1)
+    server = gateway.shards.server
+    assert server is not None
+
+    @contextlib.asynccontextmanager
+    async def away() -> AsyncIterator[None]:
+        raise ShardUnavailableError("away")
+        yield
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.catalog.database, "connection", away)
+        with pytest.raises(StorageUnavailable) as told:
+            await server.catalog.routes([("new",)])
+    assert told.value.members == {"outcome": "none"}
+    assert list((await server.catalog.routes([("new",)])).values()) == [("new",)]
 
 
 async def test_the_queues_come_as_far_on_every_gateway(

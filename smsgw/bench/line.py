@@ -18,7 +18,6 @@ from smsgw.bench.load import Plan
 from smsgw.bench.options import Line
 from smsgw.bench.processes import Spoiled
 from smsgw.bench.results import Target, quantile, result
-from smsgw.settings import StoreSettings
 
 FINISH_S: Final = 120.0
 TARGETS: Final[Mapping[int, Target]] = {
@@ -112,8 +111,7 @@ def _on_servers(
 ) -> dict[str, float]:
     """The same in PostgreSQL, with as many gateways as are wanted."""
     places = [folder / f"gateway{number}" for number in range(options.gateways)]
-    shards = max(StoreSettings().shards, len(options.shards))
-    more: children.Overrides = {"store": {"shard_urls": list(options.shards), "shards": shards}}
+    more: children.Overrides = {"store": {"shard_urls": list(options.shards)}}
     with servers.borrowed(options.shards):
         step(f"{options.clients:,} clients in PostgreSQL")
         make_store(places[0], clients, more)

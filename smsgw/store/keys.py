@@ -88,9 +88,11 @@ class KeyShelf:
     def places(self, digest: bytes) -> Iterator[int]:
         """The generations that may have a key."""
         yield from self.open
-        words = _WORDS.unpack(digest)
+        one, *words = _WORDS.unpack(digest)
+        place, bit = one >> 3, 1 << (one & 7)
         for generation, bits in self.filters.items():
-            if may_have(bits, words):
+            # Most filters say no at once, and are not asked by a call.
+            if bits[place & len(bits) - 1] & bit and may_have(bits, words):
                 yield generation
 
     def add(self, connection: sqlite3.Connection, generations: Collection[int]) -> None:

@@ -1,7 +1,8 @@
 """The catalog in PostgreSQL: a schema in the first database."""
 
+import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from smsgw.errors import StorageUnavailable, StoreError
@@ -32,6 +33,17 @@ def database_index(place: str) -> int:
     return int(index)
 
 
+@contextlib.contextmanager
+def _reachable() -> Iterator[None]:
+    """Tell callers that the catalog is not available, where its server is not."""
+    try:
+        yield
+    except (ShardUnavailableError, StoreError) as error:
+        raise StorageUnavailable(
+            f"The catalog is not available now: {error}.", retry_after_s=1, outcome="none"
+        ) from error
+
+
 class PostgresCatalog:
     """The open catalog."""
 
@@ -49,13 +61,14 @@ class PostgresCatalog:
 
     @classmethod
     async def open(
-        cls, database: Database, shards: int, databases: int, now_ms: int
+        cls, database: Database, shards: int | None, databases: int, now_ms: int
     ) -> "PostgresCatalog":
         """Open, or make, the catalog.
 
         Args:
             database: where it is.
-            shards: how many shards a new store gets.
+            shards: how many there are to be; None for as many as there are, or, in a new store, as
+                there are databases.
             databases: over how many databases they are dealt in turn.
             now_ms: the time to note migrations with.
 
@@ -66,11 +79,11 @@ class PostgresCatalog:
         try:
             steps = statements.migrations("catalog", statements.CATALOG)
             await migrate(database, statements.CATALOG, steps, now_ms)
-            await self._begin(shards, databases)
+            await self._begin(shards or databases, databases)
             await self._read()
         except ShardUnavailableError as error:
             raise StoreError(str(error)) from error
-        if len(self.shards) != shards:
+        if shards is not None and len(self.shards) != shards:
             raise StoreError(
                 f"the settings say {shards} shards, but {database.name} was made with"
                 f" {len(self.shards)}"
@@ -126,20 +139,19 @@ class PostgresCatalog:
     async def routes(self, sets: Iterable[tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
         """The numbers of these sets of providers; a new set gets the next number for ever."""
         names = list(sets)
-        async with self.database.alone() as connection:
-            await connection.execute(self._sql["catalog_lock"])
-            known = dict(await fetch(connection, self._sql["catalog_routes"]))
-            for text in map(",".join, names):
-                if text not in known:
-                    await connection.execute(self._sql["catalog_route_add"], text)
-                    known = dict(await fetch(connection, self._sql["catalog_routes"]))
+        with _reachable():
+            async with self.database.alone() as connection:
+                await connection.execute(self._sql["catalog_lock"])
+                known = dict(await fetch(connection, self._sql["catalog_routes"]))
+                for text in map(",".join, names):
+                    if text not in known:
+                        await connection.execute(self._sql["catalog_route_add"], text)
+                        known = dict(await fetch(connection, self._sql["catalog_routes"]))
         return {known[",".join(one)]: one for one in names}
 
     async def _do(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        try:
+        with _reachable():
             return await self.database.fetch(self._sql[statement], *parameters)
-        except (ShardUnavailableError, StoreError) as error:
-            raise StorageUnavailable(retry_after_s=1, outcome="none") from error
 
     async def close(self) -> None:
         """Do nothing: its database is closed by its owner."""

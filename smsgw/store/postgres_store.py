@@ -82,10 +82,10 @@ class PostgresStore:
                 " directory is needed; or move it: smsgw migrate --to URL"
             )
         first = self.databases[0]
-        shards = max(settings.shards, len(self.databases))
-        self.catalog = catalog = await PostgresCatalog.open(
-            first, shards, len(self.databases), now_ms
-        )
+        databases = len(self.databases)
+        # A turn finds the more to do, the fewer shards what comes in is divided over.
+        wanted = max(settings.shards, databases) if "shards" in settings.model_fields_set else None
+        self.catalog = catalog = await PostgresCatalog.open(first, wanted, databases, now_ms)
         directory.set_aside()
         if catalog.tidying:
             urls = [url.get_secret_value() for url in settings.shard_urls]
