@@ -23,7 +23,7 @@ from smsgw.store.audit import Proof, audit
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
 from smsgw.store.keys import store
 from smsgw.store.rows import RowCache, load, write
-from smsgw.store.sqlite_thread import SqliteThread, migrate
+from smsgw.store.sqlite_thread import PAGE_BYTES, SqliteThread, migrate
 from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
 
 # Primary result codes after which the file can still be used once the cause is gone.
@@ -133,6 +133,7 @@ class SqliteShard:
             await writer.run(lambda: writer.raw.execute(_FOLD_ALL).fetchall())
             self._folded_version = await self._folder.run(_version, self._folder)
             await writer.run(self._remember)
+            await writer.run(self._warm, cache_kib)
         except BaseException as error:
             for thread in opened:
                 await thread.close()
@@ -140,6 +141,14 @@ class SqliteShard:
                 raise StoreError(f"{path}: {error}") from error
             raise
         return self
+
+    def _warm(self, cache_kib: int) -> None:
+        """Have in memory where clients' next entries go: with a long history, a page for each.
+
+        Otherwise turns would read these pages one by one, on the event loop's thread.
+        """
+        clients = cache_kib * 1024 // PAGE_BYTES // 2
+        self._writer.raw.execute(self._statements["entries_last"], (clients,)).fetchall()
 
     def _remember(self) -> None:
         """Read the queue's flows, the last number and the watermark, instead of what was known."""

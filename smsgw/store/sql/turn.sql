@@ -112,3 +112,8 @@ ON CONFLICT (client, day, sender, status) DO UPDATE SET
     messages = messages + excluded.messages, parts = parts + excluded.parts,
     cost_cents = cost_cents + excluded.cost_cents, held_cents = held_cents + excluded.held_cents,
     charged_cents = charged_cents + excluded.charged_cents;
+
+-- name: entries_last
+-- The last entries of some clients' ledgers, the newest clients' first; counted, not told.
+SELECT count((SELECT max(e.sequence) FROM entry AS e WHERE e.client = c.number))
+FROM (SELECT number FROM client ORDER BY number DESC LIMIT ?) AS c;
