@@ -56,9 +56,15 @@ class Arrived(Pdu):
     def message_id(self, value: str) -> None:
         self._message_id = value
 
-    def response(self, status: int = OK, *, sequence: int | None = None, **fields: Any) -> bytes:
+    def response(
+        self,
+        status: int = OK,
+        *,
+        sequence: int | None = None,
+        tlvs: dict[int, bytes] | None = None,
+        **fields: Any,
+    ) -> bytes:
         """The bytes of an answer, not sent; without fields, those of the standard."""
-        tlvs = None
         if status == OK and not fields:
             if self.command in BIND_KINDS:
                 fields, tlvs = {"system_id": "smsc"}, {INTERFACE_VERSION: b"\x34"}

@@ -7,7 +7,7 @@ import pytest
 
 from smsgw.operators import SmppProviderSettings
 from smsgw.providers.base import Submission
-from smsgw.providers.smpp.bodies import Cancel, Command, Pdu
+from smsgw.providers.smpp.bodies import Cancel, Command, MessageId, Pdu
 from smsgw.providers.smpp.flights import Forms, Part
 from smsgw.providers.smpp.link import LATE_MAX, OUT_MAX, Ending, Link
 from smsgw.providers.smpp.pdu import SEQUENCE_MAX, PduError
@@ -64,8 +64,8 @@ class Notes:
     def lost(self, link: Link, ending: Ending, unsent: list[Part], unanswered: list[Part]) -> None:
         self.told.append(("lost", ending.why, unsent, unanswered))
 
-    def answered(self, link: Link, part: Part, status: int, message_id: str) -> None:
-        self.told.append(("answered", part, status, message_id))
+    def answered(self, link: Link, part: Part, status: int, body: MessageId) -> None:
+        self.told.append(("answered", part, status, body.message_id))
 
     def delivered(self, link: Link, request: Pdu) -> None:
         self.told.append(("delivered", request))

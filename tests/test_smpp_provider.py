@@ -21,6 +21,8 @@ from tests.pdus import (
     BIND_TRANSMITTER,
     CANCEL_SM,
     DELIVER_SM,
+    DELIVERY_FAILURE,
+    DELIVERY_FAILURE_REASON,
     OK,
     QUEUE_FULL,
     RESPONSE,
@@ -123,6 +125,42 @@ async def test_a_payload_is_one_submit_without_parts() -> None:
             "this operator takes whole messages only",
         )
         assert len(smsc.submits) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict", "detail"),
+    [
+        ({}, Verdict.FAILED, ""),
+        ({"message_id": ""}, Verdict.FAILED, ""),
+        ({"message_id": "", "tlvs": {}}, Verdict.FAILED, ""),
+        ({"message_id": "", "tlvs": b""}, Verdict.FAILED, ""),
+        ({"message_id": "", "tlvs": b"\0"}, Verdict.FAILED, ": destination unavailable"),
+        ({"message_id": "", "tlvs": b"\1"}, Verdict.REFUSED, ": destination address invalid"),
+        ({"message_id": "17", "tlvs": b"\2"}, Verdict.REFUSED, ": permanent network error"),
+        ({"message_id": "", "tlvs": b"\3"}, Verdict.FAILED, ": temporary network error"),
+        ({"message_id": "", "tlvs": b"\4"}, Verdict.FAILED, ": failure 4"),
+    ],
+    ids=str,
+)
+async def test_a_delivery_failure_says_whether_to_try_again(
+    fields: dict[str, Any], verdict: Verdict, detail: str
+) -> None:
+    reason = fields.get("tlvs")
+    if isinstance(reason, bytes):
+        fields = {**fields, "tlvs": {DELIVERY_FAILURE_REASON: reason}}
+    async with Smsc() as smsc, operator(smsc.port) as op:
+        smsc.first(SUBMIT_SM, refused(DELIVERY_FAILURE, **fields))
+        assert await op.verdict() == (verdict, f"ESME_RDELIVERYFAILURE (0xFE){detail}")
+        assert await op.verdict() == (Verdict.ACCEPTED, None)
+
+
+async def test_what_the_operator_says_of_its_delivery_failures_counts() -> None:
+    settings = {"status_classes": {"0xFE": "temporary"}}
+    reason = {DELIVERY_FAILURE_REASON: b"\2"}
+    async with Smsc() as smsc, operator(smsc.port, **settings) as op:
+        smsc.first(SUBMIT_SM, refused(DELIVERY_FAILURE, message_id="", tlvs=reason))
+        verdict, _ = await op.verdict()
+        assert verdict is Verdict.FAILED
 
 
 async def test_a_retry_sends_the_parts_that_were_not_accepted_and_they_fit_the_others() -> None:

@@ -40,6 +40,9 @@ _LOOK_AT: Final[Mapping[int, str]] = {
     CommandStatus.ESME_RINVSYSTYP: "; look at system_type",
 }
 
+# Whose answers hold more than the status.
+_TELLING: Final = (CommandStatus.ESME_ROK, CommandStatus.ESME_RDELIVERYFAILURE)
+
 
 class State(Enum):
     """How far a link is: it can only go on to a later one."""
@@ -77,7 +80,7 @@ class Owner(Protocol):
         """It is gone, and with it what it had not sent, and the answers to the rest."""
         ...
 
-    def answered(self, link: "Link", part: Part, status: int, message_id: str) -> None:
+    def answered(self, link: "Link", part: Part, status: int, body: MessageId) -> None:
         """The answer to a submit; also to one that was given up."""
         ...
 
@@ -305,12 +308,12 @@ class Link(asyncio.Protocol):
                 command_status=name(status),
             )
             return
-        message_id = ""
-        if status == CommandStatus.ESME_ROK:
-            body = decode(pdu)
-            assert isinstance(body, MessageId)
-            message_id = body.message_id
-        self._owner.answered(self, part, status, message_id)
+        body = MessageId()
+        if status in _TELLING and pdu.command != Command.GENERIC_NACK:
+            found = decode(pdu)
+            assert isinstance(found, MessageId)
+            body = found
+        self._owner.answered(self, part, status, body)
         self._look_whether_done()
 
     def _take_bind_response(self, pdu: Pdu) -> None:

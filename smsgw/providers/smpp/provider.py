@@ -14,14 +14,21 @@ from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
 from smsgw.operators import SmppProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
-from smsgw.providers.smpp.bodies import Cancel, Command, Pdu, ShortMessage
+from smsgw.providers.smpp.bodies import Cancel, Command, MessageId, Pdu, ShortMessage, Tag
 from smsgw.providers.smpp.flights import Flight, Forms, Part
 from smsgw.providers.smpp.keeper import Keeper
 from smsgw.providers.smpp.link import Ending, Link
 from smsgw.providers.smpp.pdu import PduError, decode
 from smsgw.providers.smpp.receipt import NOTATIONS, canonical, keys, parse
 from smsgw.providers.smpp.segments import validity_period
-from smsgw.providers.smpp.status import ALARMING, CommandStatus, StatusClass, classify, name
+from smsgw.providers.smpp.status import (
+    ALARMING,
+    CommandStatus,
+    StatusClass,
+    classify,
+    failure_name,
+    name,
+)
 from smsgw.providers.tls import client_context
 
 log = get(__name__)
@@ -219,17 +226,18 @@ class SmppProvider:
         """See ``Owner.has_room``."""
         self._send_waiting()
 
-    def answered(self, link: Link, part: Part, status: int, message_id: str) -> None:
+    def answered(self, link: Link, part: Part, status: int, body: MessageId) -> None:
         """See ``Owner.answered``."""
         submission = part.flight.submission
         if status == CommandStatus.ESME_ROK:
-            identifier = canonical(message_id, self._notation.response)
-            if submission.otp and self._settings.cancel and identifier != message_id:
-                self._remember(identifier, message_id)
+            identifier = canonical(body.message_id, self._notation.response)
+            if submission.otp and self._settings.cancel and identifier != body.message_id:
+                self._remember(identifier, body.message_id)
             self._take(part, self._forms.accepted(submission, identifier))
         else:
-            kind = classify(status, self._classes)
-            detail = name(status)
+            failure = body.tlvs.get(Tag.DELIVERY_FAILURE_REASON, b"")
+            kind = classify(status, self._classes, failure)
+            detail = ": ".join(filter(None, (name(status), failure_name(failure))))
             pause_s = self._settings.throttle_pause_s if kind is StatusClass.THROTTLED else None
             if status in ALARMING and status not in self._alarmed:
                 self._alarmed.add(status)

@@ -26,6 +26,7 @@ from smsgw.providers.smpp.bodies import (
     ShortMessage,
     Tag,
 )
+from smsgw.providers.smpp.status import failure_name
 
 Base = Literal["text", "hex", "decimal"]
 
@@ -45,12 +46,6 @@ _STATES: Final = {
     8: "REJECTD",
     9: "SKIPPED",
 }
-_FAILURES: Final = (
-    "destination unavailable",
-    "destination address invalid",
-    "permanent network error",
-    "temporary network error",
-)
 _SPELLINGS: Final = {
     "DELIVERED": "DELIVRD",
     "DELIVERD": "DELIVRD",
@@ -274,8 +269,7 @@ def _reason(aside: str | None, err: str, failure: bytes, network_error: bytes) -
     if err.strip("0").lower() not in _NO_ERROR:
         parts.append(f"err {err[:_WORD_CHARACTERS_MAX]}")
     elif failure:
-        known = failure[0] < len(_FAILURES)
-        parts.append(_FAILURES[failure[0]] if known else f"failure {failure[0]}")
+        parts.append(failure_name(failure))
     if len(network_error) >= 3 and (code := int.from_bytes(network_error[1:3], "big")):
         parts.append(f"network error {code} (type {network_error[0]})")
     return ", ".join(parts) or None

@@ -111,10 +111,19 @@ _CLASSES: Final = {
     CommandStatus.ESME_RUNKNOWNERR: StatusClass.TEMPORARY,
     CommandStatus.ESME_RSERTYPUNAVAIL: StatusClass.TEMPORARY,
 }
+_PERMANENT: Final = (1, 2)
+_DELIVERY_FAILURES: Final = (
+    "destination unavailable",
+    "destination address invalid",
+    "permanent network error",
+    "temporary network error",
+)
 _NO_OVERRIDES: Final[Mapping[int, StatusClass]] = MappingProxyType({})
 
 
-def classify(code: int, overrides: Mapping[int, StatusClass] = _NO_OVERRIDES) -> StatusClass:
+def classify(
+    code: int, overrides: Mapping[int, StatusClass] = _NO_OVERRIDES, failure: bytes = b""
+) -> StatusClass:
     """Tell what a command_status means.
 
     Named codes that stand for no other class are refusals, and so are the vendors' codes, 0x400
@@ -123,10 +132,14 @@ def classify(code: int, overrides: Mapping[int, StatusClass] = _NO_OVERRIDES) ->
     Args:
         code: the command_status.
         overrides: what the operator's manual says of its codes; 0 always means accepted.
+        failure: the delivery_failure_reason (SMPP 3.4 §5.3.2.33) that came with
+            ESME_RDELIVERYFAILURE: an invalid address or a permanent error is a refusal.
     """
     if code == CommandStatus.ESME_ROK:
         return StatusClass.ACCEPTED
     known = overrides.get(code) or _CLASSES.get(code)  # type: ignore[call-overload]
+    if code == CommandStatus.ESME_RDELIVERYFAILURE and code not in overrides and failure:
+        return StatusClass.REFUSED if failure[0] in _PERMANENT else StatusClass.TEMPORARY
     if known is not None:
         return known
     if code in _NAMES or code in _VENDOR:
@@ -137,3 +150,11 @@ def classify(code: int, overrides: Mapping[int, StatusClass] = _NO_OVERRIDES) ->
 def name(code: int) -> str:
     """A status as people look it up, for example ``ESME_RTHROTTLED (0x58)``."""
     return f"{_NAMES[code]} (0x{code:02X})" if code in _NAMES else f"0x{code:08X}"
+
+
+def failure_name(failure: bytes) -> str:
+    """A delivery_failure_reason in words; of none, nothing."""
+    if not failure:
+        return ""
+    known = failure[0] < len(_DELIVERY_FAILURES)
+    return _DELIVERY_FAILURES[failure[0]] if known else f"failure {failure[0]}"
