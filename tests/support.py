@@ -21,6 +21,8 @@ from smsgw.models import Account, Lane, Message, Outcome, Verdict
 from smsgw.providers.base import Accepted as Restored
 from smsgw.providers.base import Sink, Submission
 from smsgw.settings import load, with_dev
+from smsgw.store.shard import Shard
+from smsgw.sweeper import Sweeper
 from smsgw.turn import Write
 
 DEMO = "550e8400-e29b-41d4-a716-446655440000"
@@ -80,6 +82,20 @@ async def still(gateway: Gateway) -> None:
     await asyncio.wait([task for task in gateway._beside if task.get_name() == "sweeper"])
     for sweeper in gateway._sweepers:
         sweeper._stopped.clear()
+
+
+async def serve_still(gateway: Gateway) -> None:
+    """Serve, and leave sweeping to the test from the first moment."""
+    made = gateway._sweeper
+
+    def stopped(shard: Shard) -> Sweeper:
+        sweeper = made(shard)
+        sweeper.stop()
+        return sweeper
+
+    gateway._sweeper = stopped  # type: ignore[method-assign]
+    await gateway.serve()
+    await still(gateway)
 
 
 async def sweep(gateway: Gateway) -> None:

@@ -50,7 +50,7 @@ from tests.support import (
     crash,
     final_of,
     flushed,
-    still,
+    serve_still,
 )
 
 CONFIRMED = {ANSWER_OTP_OPERATOR, ANSWER_OTP_HANDSET}
@@ -73,8 +73,7 @@ async def serve(
     overrides = {"server": {"shutdown_s": 0.02}, **overrides}
     gateway = await gateway_of(overrides, serve=False, manual=manual)
     gateway.fleet.providers = {"mock": operator}
-    await gateway.serve()
-    await still(gateway)
+    await serve_still(gateway)
     return gateway
 
 

@@ -26,7 +26,7 @@ from tests.support import (
     flushed,
     message_of,
     send,
-    still,
+    serve_still,
     sweep,
 )
 
@@ -212,8 +212,7 @@ async def serve(gateway_of: OpenGateway, **delivery: object) -> tuple[Gateway, S
         serve=False,
     )
     gateway.fleet.providers = {"mock": operator}
-    await gateway.serve()
-    await still(gateway)
+    await serve_still(gateway)
     return gateway, operator
 
 

@@ -42,7 +42,7 @@ from tests.support import (
     final_of,
     message_of,
     send,
-    still,
+    serve_still,
 )
 
 BACKENDS = ("postgres",)
@@ -691,8 +691,7 @@ async def side_by_side(
             shutil.copy(tmp_path / "data0" / "otp.key", data / "otp.key")
         gateway = await gateway_of(given, serve=False, data=data)
         gateway.fleet.providers = {"mock": Scripted()}
-        await gateway.serve()
-        await still(gateway)
+        await serve_still(gateway)
         found.append(gateway)
     return found
 

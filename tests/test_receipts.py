@@ -24,7 +24,7 @@ from tests.support import (
     flushed,
     message_of,
     send,
-    still,
+    serve_still,
     sweep,
 )
 
@@ -49,8 +49,7 @@ async def serve(
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
     gateway.fleet.providers = {"mock": operator}
-    await gateway.serve()
-    await still(gateway)
+    await serve_still(gateway)
     return gateway
 
 

@@ -33,6 +33,7 @@ from tests.support import (
     message_of,
     send,
     send_batch,
+    serve_still,
     still,
     sweep,
 )
@@ -58,8 +59,7 @@ async def serve(
     """A gateway whose operator does what the test says, and whose sweeper waits for the test."""
     gateway = await gateway_of({"server": {"shutdown_s": 0.02}, **overrides}, serve=False)
     gateway.fleet.providers = {"mock": operator}
-    await gateway.serve()
-    await still(gateway)
+    await serve_still(gateway)
     return gateway
 
 
