@@ -118,6 +118,8 @@ def compare_memory(store: Any, connection: Reader) -> None:
     if isinstance(store, SqliteShard):
         assert isinstance(connection, sqlite3.Connection)
         _compare_rows(store, connection, queue)
+    else:
+        _compare_kept(store, connection)
 
 
 def _compare_rows(store: SqliteShard, connection: sqlite3.Connection, queue: list[Any]) -> None:
@@ -134,6 +136,14 @@ def _compare_rows(store: SqliteShard, connection: sqlite3.Connection, queue: lis
     assert store._next_client == max(accounts, default=0) + 1
     counted = connection.execute("SELECT value FROM meta WHERE key = 'counted_to'").fetchone()
     assert (store._counted_to,) == counted
+
+
+def _compare_kept(store: Any, connection: Reader) -> None:
+    """What is kept of a message is its row, unless another transaction has changed that."""
+    for number, (xid, message) in store.kept._messages.items():
+        sql = "SELECT * FROM message WHERE number = ? AND xmin::text::bigint = ?"
+        for row in connection.execute(sql, (number, xid)).fetchall():
+            assert message == Message(*row)
 
 
 def _sums(rows: Iterable[Sequence[int]], column: int) -> dict[tuple[int, int], int]:

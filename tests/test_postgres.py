@@ -32,7 +32,7 @@ from smsgw.worker import Settle
 from tests import postgres
 from tests.conftest import OpenGateway
 from tests.records import CLIENT, NOW_MS, RULES
-from tests.stores import IDENTITY, assert_memory_is_file, findings, rows, turn
+from tests.stores import IDENTITY, assert_memory_is_file, findings, plain, rows, turn
 from tests.support import (
     Scripted,
     account_of,
@@ -129,6 +129,33 @@ async def test_a_turn_is_two_calls_whatever_its_size(store: PostgresShard) -> No
     assert "turn_load" in load
     assert write.endswith("; COMMIT")
     assert "turn_write" in write
+
+
+async def test_a_message_under_way_is_not_read_again_unless_somebody_has_changed_it(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    kept, changed, gone = await claimed(store, 3)
+    with contextlib.closing(plain(place)) as connection:
+        connection.execute("UPDATE message SET attempts = 7 WHERE number = ?", (changed.number,))
+        connection.execute("DELETE FROM message WHERE number = ?", (gone.number,))
+    await turn(store, settle(kept), settle(changed), settle(gone))
+    # An answer to the first attempt is none to the seventh.
+    assert [status(place, one) for one in (kept, changed)] == [Status.SENT, Status.SENDING]
+    assert store.kept.take([kept.number, changed.number, gone.number]).keys() == {kept.number}
+
+
+async def test_nothing_is_kept_of_a_turn_that_failed(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    (message,) = await claimed(store)
+    watched = postgres.Unreliable(store.database)
+    watched.fail()
+    with pytest.raises(ShardUnavailableError):
+        await turn(store, settle(message))
+    assert store.kept.take([message.number]) == {}
+    await turn(store, settle(message))
+    assert status(place, message) == Status.SENT
+    assert_memory_is_file(store)
 
 
 async def test_a_turn_that_changes_nothing_writes_nothing(

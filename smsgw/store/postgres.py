@@ -2,8 +2,10 @@
 
 A turn is one transaction of two calls, whatever its size: ``turn_load`` together with the begin,
 which locks the clients concerned and returns all rows; ``turn_write`` together with the commit.
-Nothing that another gateway may change is trusted from memory: what is kept here are hints for the
-allotter and for express promises, brought up to date by every turn and by ``look``.
+Nothing that another gateway may change is trusted from memory: messages under way are kept, but a
+turn has the server say first which of them it has not seen in their last version. What else is kept
+here are hints for the allotter and for express promises, brought up to date by every turn and by
+``look``.
 
 Where the connection is lost in the last call, nobody knows whether it was carried out. A turn's
 serial number is written with it, so the server tells as soon as it can be asked again; until then
@@ -68,6 +70,7 @@ class PostgresShard:
         self.sql = statements.shard_statements(schema, incarnation)
         self.own = statements.gateway_statements(schema, incarnation)
         self.numbers = NumberSource(number, 0, gateway)
+        self.kept = rows.Kept()
         self._serial = 0
         self._turns = 0
         # Of clients: number and weight, to weigh express promises with.
@@ -185,8 +188,13 @@ class PostgresShard:
                 failure = failed.__cause__
             except Broken as broken:
                 failure = broken.__cause__
+            except ShardUnavailableError:
+                self.kept.clear()
+                raise
             except StoreError as error:
                 raise ShardUnavailableError(error.detail) from error
+            # Transaction ids may mean something else where another server has taken over.
+            self.kept.clear()
         why = sentence(failure) if failure is not None else ""
         raise ShardUnavailableError(f"{self.database.name}: no turn comes to its end: {why}")
 

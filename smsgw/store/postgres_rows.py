@@ -11,6 +11,8 @@ from smsgw.store.postgres_statements import WRITTEN_TOGETHER
 from smsgw.turn import QueueKey, Turn, Wants
 
 _FLYING: Final = frozenset({Status.SENDING, Status.UNCERTAIN})
+_UNDER_WAY: Final = frozenset({Status.SENDING, Status.SENT})
+_KEPT_MAX: Final = 10_000
 FlowKey = tuple[int, int, int]
 """(client number, route, lane)"""
 
@@ -33,16 +35,47 @@ class Loaded:
         self.next_client: int = document["next_client"]
         self.counted_to: int = document["counted_to"]
         self.floor: int = document["floor"]
+        self.xid: int = document["xid"]
 
 
-def wanted(wants: Wants) -> Sequence[Sequence[Any]]:
+class Kept:
+    """Messages under way as a turn of this gateway has left them. Bounded, oldest out first.
+
+    Each is remembered with the id of its transaction: as long as the row says the same (its xmin),
+    nobody has changed it, and it need not be read again. What a turn takes out, it puts back when
+    it is committed.
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[int, tuple[int, Message]] = {}
+
+    def take(self, numbers: Iterable[int]) -> dict[int, tuple[int, Message]]:
+        """Take out those of these messages that are here."""
+        messages = self._messages
+        return {number: messages.pop(number) for number in numbers if number in messages}
+
+    def keep(self, turn: Turn, xid: int) -> None:
+        """Remember what a transaction has left."""
+        for messages in (turn.new_messages, turn.changed_messages):
+            for number, message in messages.items():
+                if message.status in _UNDER_WAY:
+                    self._messages[number] = (xid, message)
+        while len(self._messages) > _KEPT_MAX:
+            del self._messages[next(iter(self._messages))]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._messages.clear()
+
+
+def wanted(wants: Wants, kept: Mapping[int, tuple[int, Message]]) -> Sequence[Sequence[Any]]:
     """The parameters of ``turn_load`` behind the first two, in its order."""
     keys, codes = list(wants.keys), list(wants.codes)
     heads = list(wants.heads.items())
     return (
         list(wants.clients),
-        list(wants.numbers),
-        list(wants.messages),
+        [*wants.numbers, *{message.client for _, message in kept.values()} - wants.numbers],
+        [number for number in wants.messages if number not in kept],
         [client for client, _ in keys],
         [digest for _, digest in keys],
         list(wants.batches),
@@ -52,6 +85,8 @@ def wanted(wants: Wants) -> Sequence[Sequence[Any]]:
         [route for (route, _), _ in heads],
         [lane for (_, lane), _ in heads],
         [count for _, count in heads],
+        list(kept),
+        [xid for xid, _ in kept.values()],
     )
 
 
@@ -60,9 +95,13 @@ def parse(document: bytes) -> Loaded:
     return Loaded(json.loads(document))
 
 
-def fill(turn: Turn, wants: Wants, loaded: Loaded) -> None:
-    """Bring what was loaded into the turn."""
+def fill(turn: Turn, wants: Wants, loaded: Loaded, kept: Mapping[int, tuple[int, Message]]) -> None:
+    """Bring what was loaded, and what was kept and is still true, into the turn."""
     rows = loaded.rows
+    stale = frozenset(rows["stale"] or ())
+    for number, (_, message) in kept.items():
+        if number not in stale:
+            turn.messages[number] = message
     for number, identifier, *rest in rows["accounts"] or ():
         account = Account(number, bytes.fromhex(identifier), *rest)
         turn.accounts[number] = turn.account_of[account.id] = account

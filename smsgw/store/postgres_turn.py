@@ -62,6 +62,9 @@ class Attempt:
             await self._write_rest(connection, rest)
             script = ""
         await self._commit(connection, script)
+        if not rest:
+            # The rest may have changed what is in memory, too.
+            self._shard.kept.keep(turn, loaded.xid)
         return self._finish([(turn, loaded)], [None] * len(items))
 
     async def one_by_one(self, connection: Connection, items: Sequence[Item]) -> TurnResult:
@@ -125,8 +128,9 @@ class Attempt:
                 asked[statement, parameters] = found
                 if statement.startswith("message_"):
                     wants.messages.update(row[0] for row in found)
+        kept = shard.kept.take(wants.messages)
         call = statements.load_call(
-            shard.schema, shard.gateway, shard.incarnation, rows.wanted(wants)
+            shard.schema, shard.gateway, shard.incarnation, rows.wanted(wants, kept)
         )
         document = await self._fetch_value(connection, before, call)
         begun_s = time.perf_counter()
@@ -135,7 +139,7 @@ class Attempt:
         turn = Turn(self._now_ms, shard.numbers, loaded.flows, self._virtual, loaded.counted_to)
         turn.asked = asked
         turn.elsewhere = frozenset(loaded.rows["elsewhere"] or ())
-        rows.fill(turn, wants, loaded)
+        rows.fill(turn, wants, loaded, kept)
         try:
             run_items(items, turn)
         except Exception as error:

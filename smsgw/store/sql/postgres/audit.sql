@@ -34,8 +34,11 @@ FROM shard.client AS c LEFT JOIN (
 WHERE c.charged_cents <> coalesce(e.charged, 0);
 
 -- name: strangers
--- Every entry belongs to a client.
+-- Every entry and every message belongs to a client.
 SELECT DISTINCT client, 'entries of a client that is not there' FROM shard.entry
+WHERE client NOT IN (SELECT number FROM shard.client)
+UNION ALL
+SELECT DISTINCT client, 'messages of a client that is not there' FROM shard.message
 WHERE client NOT IN (SELECT number FROM shard.client);
 
 -- name: holds

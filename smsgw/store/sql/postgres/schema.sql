@@ -246,3 +246,9 @@ ALTER TABLE shard.idempotency ADD COLUMN generation bigint;
 UPDATE shard.idempotency SET generation = CASE answer WHEN 6 THEN 0 ELSE subject >> 46 END;
 ALTER TABLE shard.idempotency ALTER COLUMN generation SET NOT NULL;
 CREATE UNIQUE INDEX idempotency_generation ON shard.idempotency (generation, client, digest);
+
+-- migration: 3 no_references
+-- A turn looks for the clients of all its rows at once, and the audit looks for strangers; to look
+-- for that of each row took a tenth of the server's time.
+ALTER TABLE shard.entry DROP CONSTRAINT entry_client_fkey;
+ALTER TABLE shard.message DROP CONSTRAINT message_client_fkey;

@@ -22,7 +22,9 @@ CREATE FUNCTION shard.turn_load(
     part_messages bigint[],
     head_routes bigint[],
     head_lanes smallint[],
-    head_counts integer[]
+    head_counts integer[],
+    kept_numbers bigint[],
+    kept_xids xid[]
 ) RETURNS json LANGUAGE plpgsql
 -- Rows are few and known by key, also in a table that has grown since it was planned for.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
@@ -32,6 +34,7 @@ DECLARE
     wanted bigint[];
     candidates bigint[];
     locked bigint[];
+    stale bigint[];
     heads json;
 BEGIN
     PERFORM FROM shard.gateway WHERE number = own AND incarnation = own_incarnation
@@ -47,6 +50,15 @@ BEGIN
     locked := ARRAY(
         SELECT number FROM shard.client WHERE number = ANY (wanted)
         ORDER BY number FOR NO KEY UPDATE);
+
+    -- Messages that the gateway remembers need not be sent again, unless somebody has changed them.
+    IF cardinality(kept_numbers) > 0 THEN
+        stale := ARRAY(
+            SELECT k.number FROM unnest(kept_numbers, kept_xids) AS k (number, xid)
+            WHERE NOT EXISTS (
+                SELECT FROM shard.message AS m WHERE m.number = k.number AND m.xmin = k.xid));
+        message_numbers := message_numbers || stale;
+    END IF;
 
     -- Whose messages are first in the queues. Where another gateway is at work for a client, its
     -- places are passed over, unless there is nothing else to do than to wait for them.
@@ -83,6 +95,8 @@ BEGIN
     END IF;
 
     RETURN json_build_object(
+        'xid', pg_current_xact_id()::xid::text::bigint,
+        'stale', to_json(stale),
         'accounts', (
             SELECT json_agg(json_build_array(
                 number, encode(id, 'hex'), slot, name, weight, created_at_ms, credits_cents,
@@ -149,6 +163,7 @@ AS $function$
 DECLARE
     own CONSTANT smallint := (turn->>'gateway')::smallint;
     own_incarnation CONSTANT bigint := (turn->>'incarnation')::bigint;
+    belonging bigint;
 BEGIN
     UPDATE shard.gateway SET
         serial = (turn->>'serial')::bigint, waits = waits + (turn->>'waits')::bigint,
@@ -178,7 +193,12 @@ BEGIN
                (v->>19)::integer, v->>20, v->>21, v->>22, (v->>23)::bigint, (v->>24)::bigint,
                (v->>25)::bigint, (v->>26)::bigint, (v->>27)::bigint, (v->>28)::bigint,
                (v->>29)::smallint
-        FROM jsonb_array_elements(turn->'add_messages') AS v;
+        FROM jsonb_array_elements(turn->'add_messages') AS v
+        JOIN shard.client AS c ON c.number = (v->>2)::bigint;
+        GET DIAGNOSTICS belonging = ROW_COUNT;
+        IF belonging <> jsonb_array_length(turn->'add_messages') THEN
+            RAISE EXCEPTION 'a message of nobody' USING ERRCODE = 'foreign_key_violation';
+        END IF;
     END IF;
     IF turn ? 'change_messages' THEN
         UPDATE shard.message AS m SET
@@ -207,7 +227,12 @@ BEGIN
         INSERT INTO shard.entry
         SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
                (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, v->>8
-        FROM jsonb_array_elements(turn->'add_entries') AS v;
+        FROM jsonb_array_elements(turn->'add_entries') AS v
+        JOIN shard.client AS c ON c.number = (v->>0)::bigint;
+        GET DIAGNOSTICS belonging = ROW_COUNT;
+        IF belonging <> jsonb_array_length(turn->'add_entries') THEN
+            RAISE EXCEPTION 'an entry of nobody' USING ERRCODE = 'foreign_key_violation';
+        END IF;
     END IF;
     IF turn ? 'set_keys' THEN
         INSERT INTO shard.idempotency (
