@@ -45,8 +45,16 @@ async def open_shard(
 
 
 async def turn(store: ShardStore, *items: Item, now_ms: int = NOW_MS) -> TurnResult:
-    """One turn of these items."""
-    return await store.turn(items, now_ms, {})
+    """One turn of these items; what it leaves out comes in the next, as in a shard's loop."""
+    result = await store.turn(items, now_ms, {})
+    errors = dict(zip(items, result.errors, strict=True))
+    left = result.postponed
+    while left:
+        more = await store.turn(left, now_ms, {})
+        errors.update(zip(left, more.errors, strict=True))
+        left = more.postponed
+    result.errors = list(errors.values())
+    return result
 
 
 def plain(path: Place) -> Any:

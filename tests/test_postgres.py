@@ -21,13 +21,13 @@ from smsgw.store import postgres as store_module
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory
-from smsgw.store.postgres import PostgresShard
+from smsgw.store.postgres import POSTPONED_MAX, PostgresShard
 from smsgw.store.postgres_connection import Database
 from smsgw.store.postgres_seat import SEATS, Seat
 from smsgw.store.postgres_store import SeatLostError
 from smsgw.store.shards import Shards
 from smsgw.sweeper import CountSpan
-from smsgw.turn import Turn
+from smsgw.turn import URGENT, Turn
 from smsgw.worker import Settle
 from tests import postgres
 from tests.conftest import OpenGateway
@@ -702,6 +702,58 @@ async def test_claims_pass_over_clients_that_are_locked(
     assert len((await turn(store, claim(store))).claims) == 1
 
 
+async def test_a_turn_leaves_out_whom_another_gateway_is_at_work_for_but_not_for_ever(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    await turn(store, AddClient(OTHER, "other", 1, 100))
+    (message,) = await claimed(store)
+    mine, answer = admit(), settle(message)
+    with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client WHERE number = 1 FOR UPDATE")
+        for _ in range(POSTPONED_MAX):
+            others = admit(OTHER)
+            result = await store.turn([mine, answer, others], NOW_MS, {})
+            assert result.postponed == [mine, answer]
+            assert isinstance(others.answer, Accepted)
+        assert mine.answer is None
+        assert (len(rows(place, "SELECT 1 FROM message")), status(place, message)) == (4, 2)
+        waiting = asyncio.create_task(store.turn([mine, answer, admit(OTHER)], NOW_MS, {}))
+        await store.look()
+        assert not waiting.done()
+        sql.execute("COMMIT")
+    assert not (await waiting).postponed
+    assert isinstance(mine.answer, Accepted)
+    assert status(place, message) == Status.SENT
+    assert_memory_is_file(store)
+    assert findings(place) == []
+
+
+class Code(Adjust):
+    """Something as urgent as a one-time code."""
+
+    __slots__ = ()
+    priority = URGENT
+
+    def __init__(self, client: bytes) -> None:
+        super().__init__(client, -1, None, None)
+
+
+async def test_a_code_waits_for_its_client_and_for_no_other_turn(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    await turn(store, AddClient(OTHER, "other", 1, 100))
+    code, beside = Code(CLIENT), admit(OTHER)
+    with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client WHERE number = 1 FOR UPDATE")
+        waiting = asyncio.create_task(store.turn([code, beside], NOW_MS, {}))
+        await store.look()
+        assert not waiting.done()
+        sql.execute("COMMIT")
+    assert not (await waiting).postponed
+
+
 # Whole gateways, side by side.
 
 
@@ -741,6 +793,28 @@ async def test_gateways_share_clients_credit_and_messages(
             await send(gateway, client)
     assert (await account_of(second, client)).held_cents == 20
     await assert_clean(second)
+
+
+async def test_what_a_turn_has_left_out_is_decided_by_the_next(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    (gateway,) = await side_by_side(gateway_of, tmp_path, 1)
+    busy = free = await add_client(gateway)
+    shard = gateway.shards.of_client(busy)
+    while free == busy or gateway.shards.of_client(free) is not shard:
+        free = await add_client(gateway)
+    assert isinstance(shard.store, PostgresShard)
+    url, schema = gateway.settings.store.shard_urls[0].get_secret_value(), shard.store.schema
+    with contextlib.closing(postgres.Sql(url, schema)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client WHERE id = ? FOR UPDATE", (busy,))
+        both = [asyncio.create_task(send(gateway, client)) for client in (busy, free)]
+        assert isinstance(await both[1], Accepted)
+        assert not both[0].done()
+        sql.execute("COMMIT")
+    assert isinstance(await both[0], Accepted)
+    assert shard._room.count == 0
+    await assert_clean(gateway)
 
 
 async def test_a_receipt_that_comes_to_another_gateway_ends_the_message(

@@ -26,8 +26,9 @@ class TurnResult:
     ``accepted_parts`` are those parts of long messages that operators have, by message.
     ``waiting`` is how many messages are queued now; ``queued`` the lowest rank that was put into
     each queue. ``ended`` are the watched messages that are final now; ``finals`` counts all that
-    became so, by status. ``due_ms`` is when the first of the new timers is due. ``late``: it took
-    so long that its claims may be somebody else's by now.
+    became so, by status. ``postponed`` items are left for the next turn, since others were at work
+    for their clients. ``due_ms`` is when the first of the new timers is due. ``late``: it took so
+    long that its claims may be somebody else's by now.
     """
 
     errors: Sequence[SmsgwError | None]
@@ -35,6 +36,7 @@ class TurnResult:
     waiting: Mapping[QueueKey, int] = field(default_factory=dict)
     queued: Mapping[QueueKey, int] = field(default_factory=dict)
     ended: Sequence[int] = ()
+    postponed: Sequence[Item] = ()
     finals: Mapping[int, int] = field(default_factory=dict)
     due_ms: int | None = None
     late: bool = False

@@ -87,6 +87,17 @@ class Inbox:
         """Put outcomes that could not be stored back where they were."""
         self._outcomes.extendleft(reversed(items))
 
+    def put_back(self, items: Sequence[Item]) -> None:
+        """Let items that a turn has postponed be the first of the next."""
+        for item in reversed(items):
+            if item.priority == OUTCOME:
+                self._outcomes.appendleft(item)
+            else:
+                assert isinstance(item, Request)
+                self._requests.setdefault(item.client_id, deque()).appendleft(item)
+                self._count += 1
+                self._room.count += 1
+
     def clear(self) -> list[Item]:
         """Take out and return everything but outcomes."""
         items: list[Item] = list(self._urgent)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from smsgw.models import Account, Batch, Flow, KeyRecord, Message, OtpCode, Part, Status
 from smsgw.store.postgres_statements import WRITTEN_TOGETHER
-from smsgw.turn import QueueKey, Turn, Wants
+from smsgw.turn import Item, QueueKey, Turn, Wants
 
 _FLYING: Final = frozenset({Status.SENDING, Status.UNCERTAIN})
 _UNDER_WAY: Final = frozenset({Status.SENDING, Status.SENT})
@@ -63,13 +63,43 @@ class Kept:
         while len(self._messages) > _KEPT_MAX:
             del self._messages[next(iter(self._messages))]
 
+    def give_back(self, kept: Mapping[int, tuple[int, Message]]) -> None:
+        """Put back what was taken out and is as it was."""
+        self._messages.update(kept)
+
     def clear(self) -> None:
         """Forget everything."""
         self._messages.clear()
 
 
+class Busy:
+    """The clients that other gateways are at work for, as a turn that passes them over learns."""
+
+    def __init__(self, loaded: Loaded, kept: Mapping[int, tuple[int, Message]]) -> None:
+        clients = loaded.rows["busy"] or ()
+        self._numbers = {number for number, _ in clients}
+        self._ids = {bytes.fromhex(identifier) for _, identifier in clients}
+        self._messages = set(loaded.rows["busy_messages"] or ())
+        self.kept = {n: known for n, known in kept.items() if known[1].client in self._numbers}
+        """What a turn has taken out and does not touch, then."""
+        self._messages.update(self.kept)
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def concerns(self, item: Item) -> bool:
+        """Whether an item cannot be decided without one of them."""
+        wants = Wants()
+        item.needs(wants)
+        return not (
+            wants.clients.isdisjoint(self._ids)
+            and wants.numbers.isdisjoint(self._numbers)
+            and wants.messages.isdisjoint(self._messages)
+        )
+
+
 def wanted(wants: Wants, kept: Mapping[int, tuple[int, Message]]) -> Sequence[Sequence[Any]]:
-    """The parameters of ``turn_load`` behind the first two, in its order."""
+    """The parameters of ``turn_load`` behind the first two, but the last, in its order."""
     keys, codes = list(wants.keys), list(wants.codes)
     heads = list(wants.heads.items())
     return (

@@ -121,11 +121,19 @@ def begin_long(lease_s: float) -> str:
 
 
 def load_call(
-    schema: str, gateway: int, incarnation: int, wanted: Sequence[Sequence[int | bytes]]
+    schema: str,
+    gateway: int,
+    incarnation: int,
+    wanted: Sequence[Sequence[int | bytes]],
+    *,
+    passes_over: bool,
 ) -> str:
     """The call that loads a turn, as text that takes no parameters, like the one that writes it."""
     parameters = ", ".join(f"$wants${_array(values)}$wants$" for values in wanted)
-    return f"SELECT {schema}.turn_load_{_digest()}('{gateway:d}', '{incarnation:d}', {parameters})"
+    return (
+        f"SELECT {schema}.turn_load_{_digest()}"
+        f"('{gateway:d}', '{incarnation:d}', {parameters}, {passes_over})"
+    )
 
 
 def _array(values: Sequence[int | bytes]) -> str:

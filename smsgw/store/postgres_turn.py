@@ -44,6 +44,7 @@ class Attempt:
         self._now_ms = now_ms
         self._virtual = virtual
         self._serial = shard.next_serial()
+        self._postponed: list[Item] = []
         self._wrote = False
         self._work_s = 0.0
         self._commit_s = 0.0
@@ -55,7 +56,10 @@ class Attempt:
             OneFailed: some item cannot be decided or written.
             Again: another gateway was in the way.
         """
-        turn, loaded = await self._decided(connection, items, self._shard.begin)
+        passes_over = self._shard.passes_over(items)
+        turn, loaded = await self._decided(
+            connection, items, self._shard.begin, passes_over=passes_over
+        )
         script = self._script(turn)
         if rest := self._rest(turn):
             await self._run(connection, script)
@@ -102,7 +106,12 @@ class Attempt:
         return self._finish(done, errors)
 
     async def _decided(
-        self, connection: Connection, items: Sequence[Item], before: str = ""
+        self,
+        connection: Connection,
+        items: Sequence[Item],
+        before: str = "",
+        *,
+        passes_over: bool = False,
     ) -> tuple[Turn, rows.Loaded]:
         """Load what the items need, after something else, and let them decide."""
         shard = self._shard
@@ -130,7 +139,11 @@ class Attempt:
                     wants.messages.update(row[0] for row in found)
         kept = shard.kept.take(wants.messages)
         call = statements.load_call(
-            shard.schema, shard.gateway, shard.incarnation, rows.wanted(wants, kept)
+            shard.schema,
+            shard.gateway,
+            shard.incarnation,
+            rows.wanted(wants, kept),
+            passes_over=passes_over and not asks,
         )
         document = await self._fetch_value(connection, before, call)
         begun_s = time.perf_counter()
@@ -141,6 +154,11 @@ class Attempt:
         turn.elsewhere = frozenset(loaded.rows["elsewhere"] or ())
         rows.fill(turn, wants, loaded, kept)
         try:
+            if busy := rows.Busy(loaded, kept):
+                self._postponed = [item for item in items if busy.concerns(item)]
+                postponed = set(self._postponed)
+                items = [item for item in items if item not in postponed]
+                shard.kept.give_back(busy.kept)
             run_items(items, turn)
         except Exception as error:
             raise OneFailed from error
@@ -243,6 +261,8 @@ class Attempt:
         """Remember what was committed, and tell the loop about it."""
         result = TurnResult(errors, work_s=_SERVER_SHARE * self._work_s, commit_s=self._commit_s)
         shard = self._shard
+        result.postponed = self._postponed
+        shard.postpone(self._postponed)
         turns = [turn for turn, _ in done]
         if done:
             shard.absorb(*done[-1])

@@ -5,6 +5,9 @@
 -- lock of all that is the client's: its messages, entries, keys, batches, codes and places in queues.
 -- So nothing else is locked, and what is read after it stays as it is until the commit. In a
 -- function, every statement sees what was committed before that statement.
+--
+-- A few clients are in nearly every turn of every gateway. A turn that can wait takes those whose
+-- lock is free and is told who is busy; else the gateways would work one after the other.
 
 -- name: turn_load
 -- Lock and read what a turn needs: one JSON document, whose rows are lists.
@@ -24,7 +27,8 @@ CREATE FUNCTION shard.turn_load(
     head_lanes smallint[],
     head_counts integer[],
     kept_numbers bigint[],
-    kept_xids xid[]
+    kept_xids xid[],
+    passes_over boolean
 ) RETURNS json LANGUAGE plpgsql
 -- Rows are few and known by key, also in a table that has grown since it was planned for.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
@@ -35,6 +39,7 @@ DECLARE
     candidates bigint[];
     locked bigint[];
     stale bigint[];
+    busy bigint[];
     heads json;
 BEGIN
     PERFORM FROM shard.gateway WHERE number = own AND incarnation = own_incarnation
@@ -47,9 +52,19 @@ BEGIN
         SELECT number FROM shard.client WHERE id = ANY (client_ids)
         UNION SELECT client FROM shard.message WHERE number = ANY (message_numbers)
         UNION SELECT unnest(client_numbers));
-    locked := ARRAY(
-        SELECT number FROM shard.client WHERE number = ANY (wanted)
-        ORDER BY number FOR NO KEY UPDATE);
+    IF passes_over THEN
+        locked := ARRAY(
+            SELECT number FROM shard.client WHERE number = ANY (wanted)
+            ORDER BY number FOR NO KEY UPDATE SKIP LOCKED);
+        busy := ARRAY(
+            SELECT number FROM shard.client WHERE number = ANY (wanted) AND number <> ALL (locked));
+    END IF;
+    IF NOT passes_over OR cardinality(locked) = 0 THEN
+        busy := NULL;
+        locked := ARRAY(
+            SELECT number FROM shard.client WHERE number = ANY (wanted)
+            ORDER BY number FOR NO KEY UPDATE);
+    END IF;
 
     -- Messages that the gateway remembers need not be sent again, unless somebody has changed them.
     IF cardinality(kept_numbers) > 0 THEN
@@ -69,8 +84,8 @@ BEGIN
             CROSS JOIN LATERAL (
                 SELECT client FROM shard.queue WHERE route = h.route AND lane = h.lane
                 ORDER BY rank, message LIMIT h.most) AS q);
-        wanted := locked;
-        locked := wanted || ARRAY(
+        wanted := locked || busy;
+        locked := locked || ARRAY(
             SELECT number FROM shard.client
             WHERE number = ANY (candidates) AND number <> ALL (wanted)
             ORDER BY number FOR NO KEY UPDATE SKIP LOCKED);
@@ -97,6 +112,12 @@ BEGIN
     RETURN json_build_object(
         'xid', pg_current_xact_id()::xid::text::bigint,
         'stale', to_json(stale),
+        'busy', (
+            SELECT json_agg(json_build_array(number, encode(id, 'hex')))
+            FROM shard.client WHERE number = ANY (busy)),
+        'busy_messages', (
+            SELECT json_agg(number) FROM shard.message
+            WHERE cardinality(busy) > 0 AND number = ANY (message_numbers) AND client = ANY (busy)),
         'accounts', (
             SELECT json_agg(json_build_array(
                 number, encode(id, 'hex'), slot, name, weight, created_at_ms, credits_cents,
