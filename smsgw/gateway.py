@@ -39,6 +39,8 @@ from smsgw.worker import Worker
 log = get(__name__)
 
 LOOK_S: Final = 0.1
+LOOK_CLOSER_S: Final = 1.0
+_LOOKS: Final = round(LOOK_CLOSER_S / LOOK_S)
 _DAY_S: Final = 86_400
 
 
@@ -220,6 +222,12 @@ class Gateway:
             asyncio.create_task(sweeper.run(), name="sweeper") for sweeper in self._sweepers
         ]
         self._beside.append(asyncio.create_task(self._look_after(), name="look after"))
+        self._beside.append(asyncio.create_task(self._match_receipts(), name="match receipts"))
+        self._beside += [
+            asyncio.create_task(self._recover(shard, shard.store), name="recover")
+            for shard in self.shards
+            if isinstance(shard.store, SharedStore)
+        ]
         # What is loaded by now lives as long as the process: no need to look at it again.
         gc.collect()
         gc.freeze()
@@ -262,7 +270,10 @@ class Gateway:
         )
 
     async def _look_after(self) -> None:
-        """What is looked at all the time: lost answers, disk room, the clock, the loop's lag."""
+        """What is looked at all the time: lost answers, disk room, the clock, the loop's lag.
+
+        Nothing here waits for a shard: its server may be away for long, and the others go on.
+        """
         loop = asyncio.get_running_loop()
         count = 0
         while True:
@@ -272,7 +283,7 @@ class Gateway:
             self.worker.time_out()
             self.worker.wake_soon()
             count += 1
-            if count % 10 == 0:
+            if count % _LOOKS == 0:
                 await self._look_closer()
 
     async def _look_closer(self) -> None:
@@ -285,9 +296,22 @@ class Gateway:
         self.fleet.look()
         for shard in self.shards:
             self.metrics.wal_bytes(shard.number, shard.store.wal_bytes())
-            if isinstance(shard.store, SharedStore) and shard.store.orphans:
+
+    async def _recover(self, shard: Shard, store: SharedStore) -> None:
+        """Decide about what gateways that are no more were sending, whenever there is any."""
+        while True:
+            await asyncio.sleep(LOOK_CLOSER_S)
+            if store.orphans:
                 with contextlib.suppress(StorageUnavailable):
                     await recover_flights(shard, self.rules)
+
+    async def _match_receipts(self) -> None:
+        """Look again and again for the messages of receipts that are parked."""
+        while True:
+            await asyncio.sleep(LOOK_CLOSER_S)
+            await self._match_receipts_now()
+
+    async def _match_receipts_now(self) -> None:
         with contextlib.suppress(StorageUnavailable):
             if self.shards.server is not None:
                 await self.receipts.look_again()

@@ -173,7 +173,7 @@ async def test_a_receipt_that_a_dead_gateway_has_parked_finds_its_message(
     await crash(second)
     assert not first.receipts.parked
     clock.advance(LOOK_AGAIN_S)
-    await first._look_closer()
+    await first._match_receipts_now()
     assert list(first.receipts.parked) == [("mock", "early")]
     operator_of(first).accept(submission, "early")
     assert (await final_of(first, answer.message)).status == Status.DELIVERED
@@ -188,13 +188,13 @@ async def test_what_another_gateway_has_matched_is_forgotten(
     first, second = await side_by_side(gateway_of, tmp_path)
     await second.receipts.take("mock", "nobody's", "DELIVRD", None)
     clock.advance(LOOK_AGAIN_S)
-    await first._look_closer()
+    await first._match_receipts_now()
     assert ("mock", "nobody's") in first.receipts.parked
     clock.advance(first.settings.delivery.receipt_parked_s)
     for sweeper in (*first._sweepers, *second._sweepers):
         await sweeper.sweep()
     # Either may have looked on its own just before the sweep.
     clock.advance(LOOK_AGAIN_S)
-    await asyncio.gather(first._look_closer(), second._look_closer())
+    await asyncio.gather(first._match_receipts_now(), second._match_receipts_now())
     assert not first.receipts.parked
     assert not second.receipts.parked

@@ -21,6 +21,7 @@ from smsgw.cli.main import main
 from smsgw.errors import SmsgwError, StorageUnavailable, StoreError
 from smsgw.fields import MASK
 from smsgw.gateway import Gateway
+from smsgw.providers.mock import ANSWER_LOST
 from smsgw.settings import PostgresSettings
 from smsgw.store import postgres as postgres_module
 from smsgw.store import shard as shard_module
@@ -379,6 +380,40 @@ async def test_a_server_that_does_not_answer_holds_up_nothing_on_the_others(
             assert await asyncio.to_thread(sql.execute, leases) == [(True,)]
         way.is_open.set()
         await settled(gateway, client)
+        await gateway.close()
+
+
+def looks_for_orphans(_: Gateway, away: PostgresShard) -> None:
+    """Have a gateway decide about what one that is no more was sending."""
+    away.orphans = True
+
+
+def looks_for_receipts(gateway: Gateway, _: PostgresShard) -> None:
+    """Have a gateway look what others have parked."""
+    gateway.receipts._looks_again_s = 0.0
+
+
+@pytest.mark.parametrize("looks", [looks_for_orphans, looks_for_receipts])
+async def test_answers_are_missed_in_time_while_another_server_does_not_answer(
+    gateway_of: OpenGateway, server: postgres.OwnServer, looks: Any
+) -> None:
+    near, far = [await asyncio.to_thread(new_database, server) for _ in range(2)]
+    async with Way(server.port)() as way:
+        urls = server.url(database=near), f"postgresql://postgres@127.0.0.1:{way.port}/{far}"
+        patient = {"mock": {"kind": "mock", "response_timeout_s": 3}}
+        gateway = await gateway_of(stored_at(*urls, providers=patient), manual=False)
+        client = await add_client(gateway)
+        while gateway.shards.of_client(client).number != 0:
+            client = await add_client(gateway)
+        way.is_open.clear()
+        looks(gateway, gateway.shards.shards[1].store)
+        await send(gateway, client, ANSWER_LOST)
+        while not gateway.worker.in_flight():
+            await gateway.shards.of_client(client).ask(Write())
+        async with asyncio.timeout(8):
+            await gateway.worker.landed("mock")
+        way.is_open.set()
+        await flushed(gateway)
         await gateway.close()
 
 
