@@ -160,10 +160,11 @@ class Entrance:
             )
         rate = self._limits.client_rate_per_s
         if rate:
-            self._take_rate(client_id, messages, rate)
+            self._take_rate(client_id, messages, rate / self._shards.gateways)
         return self._shards.of_client(client_id)
 
     def _take_rate(self, client_id: bytes, messages: int, rate: float) -> None:
+        """Take what a client sends from this gateway's share of its rate."""
         now_s = self._clock.monotonic_s()
         bucket = self._buckets.get(client_id)
         if bucket is None:
@@ -171,10 +172,12 @@ class Entrance:
                 del self._buckets[next(iter(self._buckets))]
             bucket = Bucket(rate, burst_s=1.0, tokens=max(1.0, rate), at_s=now_s)
             self._buckets[client_id] = bucket
+        bucket.rate_per_s = rate
         if bucket.refill(now_s) < 1:
             wait_s = (1 - bucket.tokens) / rate
             raise TooManyRequests(
-                f"This client may send {rate:g} messages a second.", retry_after_s=wait_s
+                f"This client may send {self._limits.client_rate_per_s:g} messages a second.",
+                retry_after_s=wait_s,
             )
         # A batch larger than what is left is paid for by waiting afterwards.
         bucket.tokens -= messages

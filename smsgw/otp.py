@@ -25,10 +25,11 @@ from smsgw.metrics import Metrics
 from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Reason, Rules, Status, Verdict
 from smsgw.providers.base import Submission
 from smsgw.settings import OtpSettings
+from smsgw.store.base import SharedStore
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.text import mask_digits
-from smsgw.turn import Turn
+from smsgw.turn import Turn, Wants
 from smsgw.worker import Settle, Worker
 
 PLACEHOLDER: Final = "{code}"
@@ -64,6 +65,11 @@ class NumberLimits:
             sent.popleft()
         if not sent:
             del self._sent[recipient]
+        return self.judge(sent, now_ms)
+
+    def judge(self, sent: Sequence[int], now_ms: int) -> TooManyRequests | None:
+        """Why a number may not be sent a code now that was sent some at these times, in order."""
+        if not sent:
             return None
         wait_ms = sent[-1] + self._interval_ms - now_ms if self._interval_ms else 0
         if self._window_max and self._window_ms:
@@ -88,6 +94,35 @@ class NumberLimits:
         sent = self._sent.get(recipient)
         if sent and at_ms in sent:
             sent.remove(at_ms)
+
+
+class OpenBesideOthers(Open):
+    """The same where other gateways send codes, too: what they have sent to the number counts.
+
+    The client is locked by then, so of several that it asks for at once, over several gateways,
+    one is sent.
+    """
+
+    __slots__ = ("limits", "noticed", "since_ms")
+
+    def __init__(
+        self, limits: NumberLimits, now_ms: int, client_id: bytes, draft: Draft, **more: Any
+    ) -> None:
+        super().__init__(client_id, draft, **more)
+        self.limits = limits
+        self.noticed = self.said_no
+        self.since_ms = now_ms - limits.horizon_ms
+
+    def needs(self, wants: Wants) -> None:
+        """Also, when the number was sent codes."""
+        super().needs(wants)
+        wants.asks.append(("otp_recent_of", (self.draft.recipient, self.since_ms)))
+
+    def decide(self, turn: Turn) -> None:
+        """Judge by what was sent from everywhere, unless this gateway's own was too much."""
+        sent = turn.ask("otp_recent_of", self.draft.recipient, self.since_ms)
+        self.said_no = self.noticed or self.limits.judge([at for (at,) in sent], turn.now_ms)
+        super().decide(turn)
 
 
 class Ahead:
@@ -246,11 +281,11 @@ class OtpDesk:
         opened: Any = None
         try:
             opened = await shard.ask(
-                Open(
+                self._opening(shard, now_ms)(
                     client_id,
                     draft,
-                    key,
-                    self._rules,
+                    key=key,
+                    rules=self._rules,
                     provider=link.name if link else None,
                     deadline_ms=deadline_ms,
                     said_no=said_no,
@@ -275,6 +310,12 @@ class OtpDesk:
         decided.code = code
         self._metrics.otp("confirmed")
         return decided
+
+    def _opening(self, shard: Shard, now_ms: int) -> Callable[..., Open]:
+        """What opens a code in a shard."""
+        if isinstance(shard.store, SharedStore) and self._limits.horizon_ms:
+            return partial(OpenBesideOthers, self._limits, now_ms)
+        return Open
 
     async def _place(self, draft: Draft, arrived_ms: int, ahead: Ahead) -> Link | None:
         """Reserve a place on an operator; wait for one for half of the deadline at most.

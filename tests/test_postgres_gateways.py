@@ -6,9 +6,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from smsgw.admission import Accepted
+import pytest
+
+from smsgw.admission import Accepted, Replay
 from smsgw.clock import ManualClock
+from smsgw.codes import Decided
 from smsgw.entrance import Wish
+from smsgw.errors import TooManyRequests
 from smsgw.gateway import Gateway
 from smsgw.models import Lane, Status
 from smsgw.receipts import LOOK_AGAIN_S
@@ -198,3 +202,76 @@ async def test_what_another_gateway_has_matched_is_forgotten(
     await asyncio.gather(first._match_receipts_now(), second._match_receipts_now())
     assert not first.receipts.parked
     assert not second.receipts.parked
+
+
+async def code_to(gateway: Gateway, client: bytes, to: str) -> Decided | Replay:
+    draft = gateway.entrance.draft(Wish(to, "ACME", gateway.otp.text_for(None)[0], Lane.OTP))
+    return await gateway.otp.send(client, draft, None, None, gateway.clock.now_ms())
+
+
+async def sent_one_of(gateways: list[Gateway], *clients: bytes) -> None:
+    """Have a number's code asked for on every gateway at once, and one of them sent."""
+    tasks = [
+        asyncio.create_task(code_to(gateway, client, DELIVERED))
+        for gateway in gateways
+        for client in clients
+    ]
+    finished = asyncio.as_completed(tasks)
+    for _ in tasks[1:]:
+        with pytest.raises(TooManyRequests) as refused:
+            await next(finished)
+        assert refused.value.retry_after_s
+    (sender,) = (gateway for gateway in gateways if operator_of(gateway).held)
+    operator_of(sender).accept(await operator_of(sender).next())
+    assert isinstance(await next(finished), Decided)
+
+
+async def test_a_number_is_sent_codes_as_often_as_by_one_gateway(
+    gateway_of: OpenGateway, tmp_path: Path, clock: ManualClock
+) -> None:
+    limits = {"number_interval_s": 30.0, "number_window_s": 600.0, "number_window_max": 2}
+    one = {"store": {"shards": 1}, "otp": limits}
+    gateways = await side_by_side(gateway_of, tmp_path, GATEWAYS, **one)
+    client, other = [await add_client(gateways[0]) for _ in range(2)]
+    await sent_one_of(gateways, client)
+    clock.advance(29)
+    for gateway in gateways:
+        with pytest.raises(TooManyRequests) as refused:
+            await code_to(gateway, other, DELIVERED)
+        assert refused.value.retry_after_s == 1.0
+    clock.advance(1)
+    await sent_one_of(gateways[::-1], other)
+    clock.advance(31)
+    for gateway in gateways:
+        with pytest.raises(TooManyRequests) as refused:
+            await code_to(gateway, client, DELIVERED)
+        assert refused.value.retry_after_s == 600.0 - 61
+    assert sum(operator_of(gateway).count for gateway in gateways) == 2
+    assert [gateway.allotter.links["mock"].in_flight for gateway in gateways] == [0] * GATEWAYS
+    await assert_clean(gateways[0])
+
+
+async def test_a_clients_rate_is_that_of_all_gateways(
+    gateway_of: OpenGateway, tmp_path: Path, clock: ManualClock
+) -> None:
+    rate = {"limits": {"client_rate_per_s": 3.0}}
+    gateways = await side_by_side(gateway_of, tmp_path, GATEWAYS, **rate)
+    await share_alike(gateways, GATEWAYS)
+    client = await add_client(gateways[0])
+
+    async def accepted(gateway: Gateway) -> int:
+        for count in range(5):
+            try:
+                await send(gateway, client)
+            except TooManyRequests:
+                return count
+        return 5
+
+    assert [await accepted(gateway) for gateway in gateways] == [1] * GATEWAYS
+    clock.advance(1)
+    assert [await accepted(gateway) for gateway in gateways] == [1] * GATEWAYS
+    for gateway in gateways[1:]:
+        await gateway.close()
+    await share_alike(gateways[:1], 1)
+    clock.advance(1)
+    assert await accepted(gateways[0]) == 3

@@ -30,8 +30,14 @@ _WALKS: Final = frozenset({"span_end"})
 """What is asked by turns behind whose mark no other turn may add anything."""
 _SWEEPS: Final = frozenset({"keys_old", "codes_page", "entries_oldest", "parked_old"})
 """What is asked by turns that work on what only they change."""
+_LOCKED: Final = frozenset({"otp_recent_of"})
+"""What is asked once the clients are locked, and shows what other gateways did for them before."""
 _SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
+
+
+Ask = tuple[str, tuple[Any, ...]]
+"""A statement's name, with its parameters."""
 
 
 class Attempt:
@@ -119,24 +125,22 @@ class Attempt:
         try:
             for item in items:
                 item.needs(wants)
-            asks = [(shard.sql[statement], *ask) for ask in wants.asks for statement in ask[:1]]
+            asks = {ask: shard.sql[ask[0]] for ask in wants.asks}
         except Exception as error:
             raise OneFailed from error
+        late = {ask: asks.pop(ask) for ask in list(asks) if ask[0] in _LOCKED}
         if asks:
             await self._run(connection, before)
             before = ""
-        asks_for = {statement for statement, _ in wants.asks}
+        asks_for = {statement for statement, _ in asks}
         if asks_for & _WALKS:
             await self._fetch(connection, shard.own["sweep_lock"])
         elif asks_for & _SWEEPS:
             await self._fetch(connection, shard.own["sweep_alone"])
-        asked: dict[tuple[str, tuple[Any, ...]], list[tuple[Any, ...]]] = {}
-        for sql, statement, parameters in asks:
-            if (statement, parameters) not in asked:
-                found = await self._fetch(connection, sql, *statements.storable(parameters))
-                asked[statement, parameters] = found
-                if statement.startswith("message_"):
-                    wants.messages.update(row[0] for row in found)
+        asked = await self._answers(connection, asks)
+        for (statement, _), found in asked.items():
+            if statement.startswith("message_"):
+                wants.messages.update(row[0] for row in found)
         kept = shard.kept.take(wants.messages)
         call = statements.load_call(
             shard.schema,
@@ -146,6 +150,7 @@ class Attempt:
             passes_over=passes_over and not asks,
         )
         document = await self._fetch_value(connection, before, call)
+        asked |= await self._answers(connection, late)
         begun_s = time.perf_counter()
         loaded = rows.parse(document)
         shard.numbers.above(loaded.floor)
@@ -164,6 +169,14 @@ class Attempt:
             raise OneFailed from error
         self._work_s += time.perf_counter() - begun_s
         return turn, loaded
+
+    async def _answers(
+        self, connection: Connection, asks: Mapping[Ask, str]
+    ) -> dict[Ask, list[tuple[Any, ...]]]:
+        return {
+            ask: await self._fetch(connection, sql, *statements.storable(ask[1]))
+            for ask, sql in asks.items()
+        }
 
     def _script(self, turn: Turn) -> str:
         """The call that writes a turn; nothing where nothing has changed."""

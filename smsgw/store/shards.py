@@ -121,6 +121,11 @@ class Shards:
             )
             metrics.shard_up(number, up=True)
 
+    @property
+    def gateways(self) -> int:
+        """How many gateways send from this store, this one included."""
+        return 1 if self.server is None else self.server.gateways_alive
+
     async def serve(self, allotter: Allotter) -> None:
         """Say that this gateway sends from now on, where there are others."""
         if self.server is not None:

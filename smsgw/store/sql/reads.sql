@@ -168,6 +168,12 @@ SELECT route, lane, min(rank) FROM queue WHERE route >= 0 GROUP BY route, lane;
 SELECT recipient, (number >> 22) + 1735689600000 FROM message
 WHERE number >= (?1 - 1735689600000) << 22 AND lane = 2 AND attempts > 0;
 
+-- name: otp_recent_of
+-- When one number was sent codes lately, by all clients of the shard, oldest first.
+SELECT (number >> 22) + 1735689600000 FROM message
+WHERE recipient = ?1 AND number >= (?2 - 1735689600000) << 22 AND lane = 2 AND attempts > 0
+ORDER BY number;
+
 -- name: code_of
 -- Whether a message's code is still good: when it expires, and when it was used.
 SELECT expires_at_ms, used_at_ms FROM code WHERE client = ? AND recipient = ? AND message = ?;

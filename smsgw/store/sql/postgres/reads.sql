@@ -158,6 +158,12 @@ FROM (SELECT DISTINCT route, lane FROM shard.backlog WHERE route >= 0) AS b;
 SELECT recipient, (number >> 22) + 1735689600000 FROM shard.message
 WHERE number >= ($1::bigint - 1735689600000) << 22 AND lane = 2 AND attempts > 0;
 
+-- name: otp_recent_of
+-- When one number was sent codes lately, by all clients of the shard, oldest first.
+SELECT (number >> 22) + 1735689600000 FROM shard.message
+WHERE recipient = $1 AND number >= ($2::bigint - 1735689600000) << 22 AND lane = 2 AND attempts > 0
+ORDER BY number;
+
 -- name: code_of
 -- Whether a message's code is still good: when it expires, and when it was used.
 SELECT expires_at_ms, used_at_ms FROM shard.code
