@@ -227,6 +227,25 @@ def test_what_fails_in_the_pause_is_told_and_the_files_are_the_store(
     assert everything(served(environ)).keys() == before.keys()
 
 
+def test_what_has_moved_is_audited_when_the_pause_is_over(
+    gateway: Served,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def spoil() -> None:
+        place = postgres.Schema(url, "smsgw_01")
+        rows(place, "UPDATE client SET credits_cents = credits_cents + 1")
+
+    steps_with(monkeypatch, at("decided", spoil))
+    assert migrate_live(gateway.data, url) == 1
+    over, complaint = capsys.readouterr().err.splitlines()
+    assert over.startswith("smsgw: the store is in PostgreSQL: start the gateway")
+    assert complaint.startswith("smsgw: the store is in PostgreSQL now, its files are in ")
+    assert "the audit in PostgreSQL found" in complaint
+    DataDirectory.open(gateway.data, "test", 0.0).close()
+
+
 def migrate_live(data: Path, url: str) -> int:
     from smsgw.cli.main import main
 

@@ -14,11 +14,12 @@ import pytest
 from smsgw.clock import SystemClock
 from smsgw.errors import StoreError
 from smsgw.settings import PostgresSettings
-from smsgw.store import places
+from smsgw.store import places, statements
 from smsgw.store.places import Copying
 from smsgw.store.places_files import Files, address
 from smsgw.store.places_postgres import Server
-from smsgw.store.tables import Table, tables
+from smsgw.store.sqlite_thread import migrate
+from smsgw.store.tables import Dialect, Table, tables
 from tests import postgres
 from tests.stores import rows
 from tests.test_migrate import SHARDS, _two_shards, filled, quiet, same_rows
@@ -134,6 +135,50 @@ async def test_every_change_of_any_column_is_noticed_and_put_right(
         assert await copying.go(files, 1) == 1, (table.name, column)
     await copying.finish(files)
     same_rows(data, url)
+
+
+async def test_a_change_of_the_high_half_of_a_number_is_noticed_and_put_right(
+    data: Path, url: str, files: Files, trusting: Server
+) -> None:
+    copying = Copying(trusting, SHARDS, quiet)
+    await copying.go(files, 2)
+    path = full(data)
+    large = rows(
+        postgres.Schema(url),
+        "SELECT table_name::text, column_name::text FROM information_schema.columns"
+        " WHERE table_schema = 'smsgw_00' AND data_type = 'bigint'",
+    )
+    cells = [(table, column) for table, column in CELLS if (table.name, column) in large]
+    assert len(cells) > 40
+    for table, column in cells:
+        keys = ", ".join(table.key)
+        first = f"SELECT {keys} FROM {table.name} ORDER BY {keys} LIMIT 1"
+        for value in (f"coalesce({column}, 0) + 2147483648", f"-1099511627776 - {column}"):
+            changed(path, f"UPDATE {table.name} SET {column} = {value} WHERE ({keys}) = ({first})")
+            assert await copying.go(files, 1) == 1, (table.name, column, value)
+    await copying.finish(files)
+    same_rows(data, url)
+
+
+@pytest.mark.parametrize("name", tables())
+def test_every_bit_of_a_number_changes_what_is_compared(name: str) -> None:
+    table = tables()[name]
+    empty = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
+    ask = Dialect()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, statements.migrations("schema"), 0)
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute(ask.insert(table, table.columns), [empty[kind] for kind in table.kinds])
+        for column in table.columns:
+            if table.kind(column) != "INTEGER":
+                continue
+            found = set()
+            values = [0, -(1 << 63), -1, *(1 << bit for bit in range(63))]
+            for value in values:
+                connection.execute(f"UPDATE {name} SET {column} = ?", (value,))
+                found.add(connection.execute(*ask.facts(table)).fetchone())
+            connection.execute(f"UPDATE {name} SET {column} = 0")
+            assert len(found) == len(values), column
 
 
 async def test_changes_that_make_up_for_each_other_are_noticed(

@@ -90,13 +90,16 @@ def _live(at: Invocation, urls: list[str], now_ms: int, step: "Step") -> "Migrat
     )
     umask = os.umask(0o077)
     try:
-        return asyncio.run(moving)
+        done = asyncio.run(moving)
     except BaseException:
         if told and (at.data / CATALOG).exists():
             output.complain("the files are the store as before: start the gateway again")
         raise
     finally:
         os.umask(umask)
+    output.complain("the store is in PostgreSQL: start the gateway; the copy is audited now")
+    asyncio.run(migration.prove(urls, at.settings().postgres, done, step))
+    return done
 
 
 def _take(data: Path, told: set[int]) -> "DataDirectory":

@@ -175,6 +175,29 @@ async def to_server_live(
         await server.close()
 
 
+async def prove(
+    urls: Sequence[str], postgres: PostgresSettings, done: Migrated, step: Step
+) -> None:
+    """Audit a store that has moved, also while a gateway serves it again.
+
+    Raises:
+        StoreError: what must not be; the store has moved all the same.
+    """
+    from smsgw.store.places_postgres import Server
+
+    server = Server(urls, postgres)
+    try:
+        for shard in range(done.shards):
+            server.place(shard)
+        await audit(server, range(done.shards), step)
+    except StoreError as error:
+        raise StoreError(
+            f"the store is in PostgreSQL now, its files are in {done.kept}; but {error.detail}"
+        ) from error
+    finally:
+        await server.close()
+
+
 async def _follow(path: Path, server: "Server", now_ms: int, step: Step) -> _Following:
     """Copy what is served, until little is left to do or it was tried often enough."""
     files = Files(path, read_only=True)

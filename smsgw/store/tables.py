@@ -29,6 +29,8 @@ _NO_TABLES: Final = frozenset({"migration", "meta", "key_filter"})
 _SERVER_KEYS: Final = {"idempotency": ("client", "digest")}
 """What a server knows a row by, where that is less than in a file."""
 _BITS: Final = (1 << 31) - 1
+_PRIME: Final = (1 << 31) - 19
+"""What is left of a number after division by it depends on each of its 64 bits."""
 _FACTOR_BITS: Final = (1 << 25) - 1
 
 
@@ -213,7 +215,7 @@ class Dialect:
             if table.kind(column) == "INTEGER":
                 value = f"coalesce({column}, -1)" if column in table.nullable else column
                 value = f"CAST({value} AS bigint)" if self.dollars else value
-                terms.append(f"({value} & {_BITS}) * {factor}")
+                terms.append(f"({value} % {_PRIME}) * {factor}")
             elif column in table.nullable:
                 terms.append(f"CASE WHEN {column} IS NULL THEN 0 ELSE {factor} END")
         return f"({' + '.join(terms)}) & {_BITS}"
