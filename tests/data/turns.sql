@@ -1,0 +1,348 @@
+CREATE FUNCTION smsgw_00.turn_load_b80230be(
+    own smallint,
+    own_incarnation bigint,
+    client_ids bytea[],
+    client_numbers bigint[],
+    message_numbers bigint[],
+    key_clients bytea[],
+    key_digests bytea[],
+    batch_numbers bigint[],
+    code_clients bytea[],
+    code_recipients bigint[],
+    part_messages bigint[],
+    head_routes bigint[],
+    head_lanes smallint[],
+    head_counts integer[],
+    kept_numbers bigint[],
+    kept_xids xid[]
+) RETURNS json LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
+AS $function$
+DECLARE
+    wanted bigint[];
+    candidates bigint[];
+    locked bigint[];
+    stale bigint[];
+    heads json;
+BEGIN
+    PERFORM FROM smsgw_00.gateway WHERE number = own AND incarnation = own_incarnation
+    FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another process has taken the place of gateway %', own
+        USING ERRCODE = 'SG001';
+    END IF;
+    wanted := ARRAY(
+        SELECT number FROM smsgw_00.client WHERE id = ANY (client_ids)
+        UNION SELECT client FROM smsgw_00.message WHERE number = ANY (message_numbers)
+        UNION SELECT unnest(client_numbers));
+    locked := ARRAY(
+        SELECT number FROM smsgw_00.client WHERE number = ANY (wanted)
+        ORDER BY number FOR NO KEY UPDATE);
+
+    -- Messages that the gateway remembers need not be sent again, unless somebody has changed them.
+    IF cardinality(kept_numbers) > 0 THEN
+        stale := ARRAY(
+            SELECT k.number FROM unnest(kept_numbers, kept_xids) AS k (number, xid)
+            WHERE NOT EXISTS (
+                SELECT FROM smsgw_00.message AS m WHERE m.number = k.number AND m.xmin = k.xid));
+        message_numbers := message_numbers || stale;
+    END IF;
+
+    -- Whose messages are first in the queues. Where another gateway is at work for a client, its
+    -- places are passed over, unless there is nothing else to do than to wait for them.
+    IF cardinality(head_routes) > 0 THEN
+        candidates := ARRAY(
+            SELECT DISTINCT q.client
+            FROM unnest(head_routes, head_lanes, head_counts) AS h (route, lane, most)
+            CROSS JOIN LATERAL (
+                SELECT client FROM smsgw_00.queue WHERE route = h.route AND lane = h.lane
+                ORDER BY rank, message LIMIT h.most) AS q);
+        wanted := locked;
+        locked := wanted || ARRAY(
+            SELECT number FROM smsgw_00.client
+            WHERE number = ANY (candidates) AND number <> ALL (wanted)
+            ORDER BY number FOR NO KEY UPDATE SKIP LOCKED);
+        IF cardinality(locked) = 0 AND cardinality(candidates) > 0 THEN
+            locked := ARRAY(
+                SELECT number FROM smsgw_00.client WHERE number = ANY (candidates)
+                ORDER BY number FOR NO KEY UPDATE);
+        END IF;
+        heads := (
+            SELECT json_agg(json_build_array(h.route, h.lane, q.rank, q.message, q.client, q.parts))
+            FROM unnest(head_routes, head_lanes, head_counts) AS h (route, lane, most)
+            CROSS JOIN LATERAL (
+                SELECT * FROM smsgw_00.queue WHERE route = h.route AND lane = h.lane
+                ORDER BY rank, message LIMIT h.most) AS q
+            WHERE q.client = ANY (locked));
+        message_numbers := message_numbers
+            || ARRAY(SELECT (place->>3)::bigint FROM json_array_elements(heads) AS place);
+        -- A long message may have been accepted in part by an earlier attempt.
+        part_messages := part_messages
+            || ARRAY(SELECT (place->>3)::bigint FROM json_array_elements(heads) AS place
+                     WHERE (place->>5)::integer > 1);
+    END IF;
+
+    RETURN json_build_object(
+        'xid', pg_current_xact_id()::xid::text::bigint,
+        'stale', to_json(stale),
+        'accounts', (
+            SELECT json_agg(json_build_array(
+                number, encode(id, 'hex'), slot, name, weight, created_at_ms, credits_cents,
+                held_cents, charged_cents, sequence, waiting, paused))
+            FROM smsgw_00.client WHERE number = ANY (locked)),
+        'messages', (
+            SELECT json_agg(json_build_array(
+                number, encode(id, 'hex'), client, lane, status, reason, recipient, sender, text,
+                ucs2, parts, cost_cents, held_cents, charged_cents, surcharge_cents, reference,
+                batch, route, rank, attempts, provider, provider_message_id, last_error, due_at_ms,
+                expires_at_ms, submit_by_ms, submitted_at_ms, final_at_ms, updated_at_ms,
+                express_missed))
+            FROM smsgw_00.message WHERE number = ANY (message_numbers)),
+        'parts', (
+            SELECT json_agg(json_build_array(message, part, provider, status, provider_message_id))
+            FROM smsgw_00.part WHERE message = ANY (part_messages)),
+        'elsewhere', (
+            SELECT json_agg(f.message) FROM smsgw_00.flight AS f
+            JOIN smsgw_00.gateway AS g ON g.incarnation = f.owner
+            WHERE f.message = ANY (message_numbers) AND f.owner <> own_incarnation
+              AND g.lease_until > clock_timestamp()),
+        'keys', (
+            SELECT json_agg(json_build_array(
+                i.client, encode(i.digest, 'hex'), encode(i.fingerprint, 'hex'), i.subject,
+                i.answer, i.credits_cents, i.created_at_ms))
+            FROM unnest(key_clients, key_digests) AS k (id, digest)
+            JOIN smsgw_00.client AS c ON c.id = k.id
+            JOIN smsgw_00.idempotency AS i ON i.client = c.number AND i.digest = k.digest),
+        'batches', (
+            SELECT json_agg(json_build_array(
+                number, encode(id, 'hex'), client, size, done, accepted, rejections, credits_cents))
+            FROM smsgw_00.batch WHERE number = ANY (batch_numbers)),
+        'codes', (
+            SELECT json_agg(json_build_array(
+                n.message, n.client, n.recipient, encode(n.id, 'hex'), n.expires_at_ms, n.tries,
+                n.used_at_ms, n.live))
+            FROM unnest(code_clients, code_recipients) AS k (id, recipient)
+            JOIN smsgw_00.client AS c ON c.id = k.id
+            CROSS JOIN LATERAL (
+                SELECT * FROM smsgw_00.code WHERE client = c.number AND recipient = k.recipient
+                ORDER BY message DESC LIMIT 1) AS n),
+        'heads', heads,
+        'flows', (
+            SELECT json_agg(json_build_array(
+                client, route, lane, next_rank, waiting, parts, again_rank, served_rank))
+            FROM smsgw_00.flow WHERE client = ANY (locked)),
+        'backlog', (
+            SELECT json_agg(json_build_array(route, lane, messages, parts)) FROM (
+                SELECT route, lane, sum(messages) AS messages, sum(parts) AS parts
+                FROM smsgw_00.backlog GROUP BY route, lane) AS sums),
+        'waits', (SELECT sum(waits) FROM smsgw_00.gateway),
+        'next_client', (SELECT coalesce(max(number), 0) + 1 FROM smsgw_00.client),
+        'counted_to', (SELECT value FROM smsgw_00.meta WHERE key = 'counted_to'),
+        'floor', (SELECT max(value) FROM smsgw_00.meta WHERE key LIKE '%\_to'));
+END
+$function$
+-- then
+CREATE FUNCTION smsgw_00.turn_write_b80230be(turn jsonb) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan
+AS $function$
+DECLARE
+    own CONSTANT smallint := (turn->>'gateway')::smallint;
+    own_incarnation CONSTANT bigint := (turn->>'incarnation')::bigint;
+    belonging bigint;
+BEGIN
+    UPDATE smsgw_00.gateway SET
+        serial = (turn->>'serial')::bigint, waits = waits + (turn->>'waits')::bigint,
+        lease_until = clock_timestamp() + (turn->>'lease_s')::double precision * interval '1 second'
+    WHERE number = own AND incarnation = own_incarnation;
+
+    IF turn ? 'add_clients' THEN
+        INSERT INTO smsgw_00.client
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::integer, v->>3, (v->>4)::integer,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint, (v->>9)::bigint,
+               (v->>10)::bigint, (v->>11)::smallint
+        FROM jsonb_array_elements(turn->'add_clients') AS v;
+    END IF;
+    IF turn ? 'change_clients' THEN
+        UPDATE smsgw_00.client AS c SET
+            name = v->>1, weight = (v->>2)::integer, credits_cents = (v->>3)::bigint,
+            held_cents = (v->>4)::bigint, charged_cents = (v->>5)::bigint, sequence = (v->>6)::bigint,
+            waiting = (v->>7)::bigint, paused = (v->>8)::smallint
+        FROM jsonb_array_elements(turn->'change_clients') AS v WHERE c.number = (v->>0)::bigint;
+    END IF;
+    IF turn ? 'add_messages' THEN
+        INSERT INTO smsgw_00.message
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::smallint,
+               (v->>4)::smallint, v->>5, (v->>6)::bigint, v->>7, v->>8, (v->>9)::smallint,
+               (v->>10)::integer, (v->>11)::bigint, (v->>12)::bigint, (v->>13)::bigint,
+               (v->>14)::bigint, v->>15, (v->>16)::bigint, (v->>17)::bigint, (v->>18)::bigint,
+               (v->>19)::integer, v->>20, v->>21, v->>22, (v->>23)::bigint, (v->>24)::bigint,
+               (v->>25)::bigint, (v->>26)::bigint, (v->>27)::bigint, (v->>28)::bigint,
+               (v->>29)::smallint
+        FROM jsonb_array_elements(turn->'add_messages') AS v
+        JOIN smsgw_00.client AS c ON c.number = (v->>2)::bigint;
+        GET DIAGNOSTICS belonging = ROW_COUNT;
+        IF belonging <> jsonb_array_length(turn->'add_messages') THEN
+            RAISE EXCEPTION 'a message of nobody' USING ERRCODE = 'foreign_key_violation';
+        END IF;
+    END IF;
+    IF turn ? 'change_messages' THEN
+        UPDATE smsgw_00.message AS m SET
+            status = (v->>1)::smallint, reason = v->>2, held_cents = (v->>3)::bigint,
+            charged_cents = (v->>4)::bigint, route = (v->>5)::bigint, rank = (v->>6)::bigint,
+            attempts = (v->>7)::integer, provider = v->>8, provider_message_id = v->>9,
+            last_error = v->>10, due_at_ms = (v->>11)::bigint, submitted_at_ms = (v->>12)::bigint,
+            final_at_ms = (v->>13)::bigint, updated_at_ms = (v->>14)::bigint,
+            express_missed = (v->>15)::smallint
+        FROM jsonb_array_elements(turn->'change_messages') AS v
+        WHERE m.number = (v->>0)::bigint AND m.status < 10;
+    END IF;
+    IF turn ? 'landed' THEN
+        DELETE FROM smsgw_00.flight WHERE message = ANY (
+            ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(turn->'landed') AS v));
+    END IF;
+    IF turn ? 'flying' THEN
+        INSERT INTO smsgw_00.flight AS f
+        SELECT (v->>0)::bigint, CASE (v->>1)::smallint WHEN 2 THEN own_incarnation END, (v->>2)::integer
+        FROM jsonb_array_elements(turn->'flying') AS v
+        ON CONFLICT (message) DO UPDATE SET
+            owner = CASE WHEN excluded.owner IS NOT NULL THEN coalesce(f.owner, excluded.owner) END,
+            attempt = excluded.attempt;
+    END IF;
+    IF turn ? 'add_entries' THEN
+        INSERT INTO smsgw_00.entry
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, v->>8
+        FROM jsonb_array_elements(turn->'add_entries') AS v
+        JOIN smsgw_00.client AS c ON c.number = (v->>0)::bigint;
+        GET DIAGNOSTICS belonging = ROW_COUNT;
+        IF belonging <> jsonb_array_length(turn->'add_entries') THEN
+            RAISE EXCEPTION 'an entry of nobody' USING ERRCODE = 'foreign_key_violation';
+        END IF;
+    END IF;
+    IF turn ? 'set_keys' THEN
+        INSERT INTO smsgw_00.idempotency (
+            client, digest, fingerprint, subject, answer, credits_cents, created_at_ms, generation)
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), decode(v->>2, 'hex'), (v->>3)::bigint,
+               (v->>4)::smallint, (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
+        FROM jsonb_array_elements(turn->'set_keys') AS v
+        ON CONFLICT (client, digest) DO UPDATE SET
+            fingerprint = excluded.fingerprint, subject = excluded.subject, answer = excluded.answer,
+            credits_cents = excluded.credits_cents, created_at_ms = excluded.created_at_ms,
+            generation = excluded.generation;
+    END IF;
+    IF turn ? 'set_batches' THEN
+        INSERT INTO smsgw_00.batch
+        SELECT (v->>0)::bigint, decode(v->>1, 'hex'), (v->>2)::bigint, (v->>3)::integer,
+               (v->>4)::integer, (v->>5)::integer, v->>6, (v->>7)::bigint
+        FROM jsonb_array_elements(turn->'set_batches') AS v
+        ON CONFLICT (number) DO UPDATE SET
+            done = excluded.done, accepted = excluded.accepted, rejections = excluded.rejections,
+            credits_cents = excluded.credits_cents;
+    END IF;
+    IF turn ? 'set_codes' THEN
+        INSERT INTO smsgw_00.code (message, client, recipient, id, expires_at_ms, tries, used_at_ms, live)
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::bigint, decode(v->>3, 'hex'),
+               (v->>4)::bigint, (v->>5)::integer, (v->>6)::bigint, (v->>7)::smallint
+        FROM jsonb_array_elements(turn->'set_codes') AS v
+        ON CONFLICT (client, recipient, message) DO UPDATE SET
+            tries = excluded.tries, used_at_ms = excluded.used_at_ms, live = excluded.live;
+    END IF;
+    IF turn ? 'set_parts' THEN
+        INSERT INTO smsgw_00.part
+        SELECT (v->>0)::bigint, (v->>1)::integer, v->>2, (v->>3)::smallint, v->>4
+        FROM jsonb_array_elements(turn->'set_parts') AS v
+        ON CONFLICT (message, part) DO UPDATE SET status = excluded.status;
+    END IF;
+    IF turn ? 'dequeue' THEN
+        DELETE FROM smsgw_00.queue AS q USING jsonb_array_elements(turn->'dequeue') AS v
+        WHERE q.route = (v->>0)::bigint AND q.lane = (v->>1)::smallint AND q.rank = (v->>2)::bigint
+          AND q.message = (v->>3)::bigint;
+    END IF;
+    IF turn ? 'enqueue' THEN
+        INSERT INTO smsgw_00.queue
+        SELECT (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::integer
+        FROM jsonb_array_elements(turn->'enqueue') AS v;
+    END IF;
+    IF turn ? 'set_flows' THEN
+        INSERT INTO smsgw_00.flow
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
+        FROM jsonb_array_elements(turn->'set_flows') AS v
+        ON CONFLICT (client, route, lane) DO UPDATE SET
+            next_rank = excluded.next_rank, waiting = excluded.waiting, parts = excluded.parts,
+            again_rank = excluded.again_rank, served_rank = excluded.served_rank;
+    END IF;
+    IF turn ? 'add_backlog' THEN
+        INSERT INTO smsgw_00.backlog AS b
+        SELECT own, (v->>0)::bigint, (v->>1)::smallint, (v->>2)::bigint, (v->>3)::bigint
+        FROM jsonb_array_elements(turn->'add_backlog') AS v
+        ON CONFLICT (gateway, route, lane) DO UPDATE SET
+            messages = b.messages + excluded.messages, parts = b.parts + excluded.parts;
+    END IF;
+    IF turn ? 'add_timers' THEN
+        INSERT INTO smsgw_00.timer
+        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint
+        FROM jsonb_array_elements(turn->'add_timers') AS v ON CONFLICT DO NOTHING;
+    END IF;
+    IF turn ? 'add_totals' THEN
+        INSERT INTO smsgw_00.total AS t
+        SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, (v->>3)::smallint, (v->>4)::bigint,
+               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, (v->>8)::bigint
+        FROM jsonb_array_elements(turn->'add_totals') AS v
+        ON CONFLICT (client, day, sender, status) DO UPDATE SET
+            messages = t.messages + excluded.messages, parts = t.parts + excluded.parts,
+            cost_cents = t.cost_cents + excluded.cost_cents,
+            held_cents = t.held_cents + excluded.held_cents,
+            charged_cents = t.charged_cents + excluded.charged_cents;
+    END IF;
+    IF turn ? 'event_add' THEN
+        INSERT INTO smsgw_00.event (message, at_ms, kind, detail)
+        SELECT (v->>0)::bigint, (v->>1)::bigint, v->>2, v->>3
+        FROM jsonb_array_elements(turn->'event_add') AS v;
+    END IF;
+    IF turn ? 'timer_delete' THEN
+        DELETE FROM smsgw_00.timer AS t USING jsonb_array_elements(turn->'timer_delete') AS v
+        WHERE t.due_at_ms = (v->>0)::bigint AND t.message = (v->>1)::bigint
+          AND t.kind = (v->>2)::smallint;
+    END IF;
+END
+$function$
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":1,"lease_s":30.0,"waits":0,"add_clients":[[1,"000102030405060708090a0b0c0d0e0f",648,"test",1,1780000000000,1005,0,0,2,0,0]],"add_entries":[[1,1,0,1780000000000,1000,0,1000,null,"opening credit"],[1,2,0,1780000000000,5,0,1005,null,null]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${"\\x000102030405060708090a0b0c0d0e0f","\\x000102030405060708090a0b0c0d0e0f","\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${"\\x4129e2a8044a57ce7635fd6023661cd6","\\x1240a4684403b160e6597a653a88f56c","\\xcea3878a334b240469d159ff840b6434"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":2,"lease_s":30.0,"waits":3,"change_clients":[[1,"test",1,975,30,0,5,3,0]],"add_messages":[[185851287961600000,"019e70448800728880000054f93760c6",1,0,1,null,15005550006,"ACME","hello",0,2,10,10,0,0,null,null,0,0,0,null,null,null,null,1780259200000,null,null,null,1780000000000,0],[185851287961600001,"019e704488007288800001b3c33971e7",1,0,1,null,15005550006,"ACME","hello",0,2,10,10,0,0,null,null,0,2097152,0,null,null,null,null,1780259200000,null,null,null,1780000000000,0],[185851287961600002,"019e704488007288800002cf61af33a5",1,0,1,null,15005550006,"ACME","hello",0,2,10,10,0,0,null,null,0,4194304,0,null,null,null,null,1780259200000,null,null,null,1780000000000,0]],"add_entries":[[1,3,2,1780000000000,-10,10,995,185851287961600000,null],[1,4,2,1780000000000,-10,10,985,185851287961600001,null],[1,5,2,1780000000000,-10,10,975,185851287961600002,null]],"set_keys":[[1,"1240a4684403b160e6597a653a88f56c","078c09c93eee4f9d1ae92695595e5217",185851287961600000,1,995,1780000000000,2641],[1,"cea3878a334b240469d159ff840b6434","078c09c93eee4f9d1ae92695595e5217",185851287961600001,1,985,1780000000000,2641],[1,"4129e2a8044a57ce7635fd6023661cd6","078c09c93eee4f9d1ae92695595e5217",185851287961600002,1,975,1780000000000,2641]],"enqueue":[[0,0,0,185851287961600000,1,2],[0,0,2097152,185851287961600001,1,2],[0,0,4194304,185851287961600002,1,2]],"set_flows":[[1,0,0,6291456,3,6,0,0]],"add_backlog":[[0,0,3,6]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${0}$wants$, $wants${0}$wants$, $wants${12}$wants$, $wants${}$wants$, $wants${}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":3,"lease_s":30.0,"waits":-2,"change_clients":[[1,"test",1,975,30,0,5,1,0]],"change_messages":[[185851287961600000,2,null,10,0,0,0,1,"mock",null,null,null,null,null,1780000000000,0],[185851287961600001,2,null,10,0,0,2097152,1,"mock",null,null,null,null,null,1780000000000,0]],"flying":[[185851287961600000,2,1],[185851287961600001,2,1]],"dequeue":[[0,0,0,185851287961600000],[0,0,2097152,185851287961600001]],"set_flows":[[1,0,0,6291456,1,2,0,4194304]],"add_backlog":[[0,0,-2,-4]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${}$wants$, $wants${1}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${185851287961600000}$wants$, $wants${763}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":4,"lease_s":30.0,"waits":0,"change_messages":[[185851287961600000,3,null,10,0,0,0,1,"mock","id",null,null,1780000000000,null,1780000000000,0]],"landed":[185851287961600000]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${}$wants$, $wants${1}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${185851287961600000}$wants$, $wants${764}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":5,"lease_s":30.0,"waits":0,"change_clients":[[1,"test",1,975,20,10,6,1,0]],"change_messages":[[185851287961600000,10,null,0,10,0,0,1,"mock","id",null,null,1780000000000,1780000000000,1780000000000,0]],"landed":[185851287961600000],"add_entries":[[1,6,3,1780000000000,0,-10,975,185851287961600000,null]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${}$wants$, $wants${1}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${185851287961600001}$wants$, $wants${763}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":6,"lease_s":30.0,"waits":0,"change_messages":[[185851287961600001,3,null,10,0,0,2097152,1,"mock","id",null,null,1780000000000,null,1780000000000,0]],"landed":[185851287961600001]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${}$wants$, $wants${1}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${185851287961600001}$wants$, $wants${766}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":7,"lease_s":30.0,"waits":0,"change_clients":[[1,"test",1,975,10,20,7,1,0]],"change_messages":[[185851287961600001,10,null,0,10,0,2097152,1,"mock","id",null,null,1780000000000,1780000000000,1780000000000,0]],"landed":[185851287961600001],"add_entries":[[1,7,3,1780000000000,0,-10,975,185851287961600001,null]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${"\\xe33f70fd9afeade726586ae8286bd0bb"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":8,"lease_s":30.0,"waits":0,"change_clients":[[1,"test",1,965,20,20,8,1,0]],"add_messages":[[185851287961600003,"019e70448800728880000305354feb99",1,2,2,null,15005550006,"ACME","hello",0,2,10,10,0,0,null,null,0,0,1,"mock",null,null,null,1780000005000,null,null,null,1780000000000,0]],"flying":[[185851287961600003,2,1]],"add_entries":[[1,8,2,1780000000000,-10,10,965,185851287961600003,null]],"set_keys":[[1,"e33f70fd9afeade726586ae8286bd0bb","732b78ae9852662c77cd708c50f3dd12",185851287961600003,0,965,1780000000000,2641]]}$turn$)
+-- then
+SELECT smsgw_00.turn_load_b80230be('0', '1', $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${1}$wants$, $wants${}$wants$, $wants${"\\x000102030405060708090a0b0c0d0e0f"}$wants$, $wants${"\\xe33f70fd9afeade726586ae8286bd0bb"}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${}$wants$, $wants${185851287961600003}$wants$, $wants${768}$wants$)
+-- then
+SELECT smsgw_00.turn_write_b80230be($turn${"gateway":0,"incarnation":1,"serial":9,"lease_s":30.0,"waits":0,"change_messages":[[185851287961600003,3,null,10,0,0,0,1,"mock","id",null,null,1780000000000,null,1780000000000,0]],"landed":[185851287961600003],"set_keys":[[1,"e33f70fd9afeade726586ae8286bd0bb","732b78ae9852662c77cd708c50f3dd12",185851287961600003,3,965,1780000000000,2641]],"set_codes":[[185851287961600003,1,15005550006,"019e70448800728880000305354feb99",1780000300000,0,null,1]]}$turn$)
