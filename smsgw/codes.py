@@ -121,6 +121,29 @@ class Open(Request):
         self.answer = message
 
 
+class Redirect(Request):
+    """No byte has left for one operator, so another is asked; of which each receipt must know."""
+
+    __slots__ = ("number", "provider")
+
+    priority = URGENT
+
+    def __init__(self, number: int, provider: str) -> None:
+        super().__init__()
+        self.number = number
+        self.provider = provider
+
+    def needs(self, wants: Wants) -> None:
+        """The message."""
+        wants.messages.add(self.number)
+
+    def decide(self, turn: Turn) -> None:
+        """Write down who has it now; it is still the first attempt."""
+        message = turn.messages[self.number]
+        turn.touch(message)
+        message.provider = self.provider
+
+
 class AcceptedByOperator(Request):
     """The operator has it; the receipt of the handset decides, or those of all parts."""
 

@@ -548,18 +548,27 @@ class Allotter:
         waits = [wait for link in self.links.values() if (wait := link.wait_s(now_s)) is not None]
         return min(waits, default=None)
 
-    def pick_for_otp(self, names: Iterable[str], parts: int, now_s: float) -> Link | None:
-        """Reserve places on an operator for a code that is sent now; tokens may be overdrawn."""
-        for name in self._in_order(names):
-            link = self.links[name]
-            if link.takes(now_s) and not (link.probes() and link.in_flight):
-                if link.bucket.rate_per_s:
-                    link.bucket.refill(now_s)
-                    if link.bucket.tokens < -link.bucket.rate_per_s:
-                        continue
-                if link.in_flight == 0 or link.in_flight + parts <= link.window:
-                    link.take(parts)
-                    return link
+    def pick_for_otp(
+        self, names: Iterable[str], parts: int, now_s: float, until_s: float = 0.0
+    ) -> Link | None:
+        """Reserve places on an operator for a code that is sent now; tokens may be overdrawn.
+
+        Args:
+            names: the operators that it may go to.
+            parts: its parts.
+            now_s: monotonic seconds.
+            until_s: how long it may wait for a place on an operator that is not in doubt.
+        """
+        waits = False
+        links = [self.links[name] for name in self._in_order(names)]
+        for link in sorted(links, key=lambda link: link.is_doubted(now_s)):
+            doubted = link.is_doubted(now_s)
+            if doubted and waits:
+                return None
+            if link.has_room_for_code(parts, now_s):
+                link.take(parts)
+                return link
+            waits |= not doubted and now_s < until_s and link.may_take(now_s, until_s)
         return None
 
 

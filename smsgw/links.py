@@ -4,12 +4,14 @@ Pure, like the rules around it: nothing here reads a clock or speaks to anybody.
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
 ANSWER_WEIGHT: Final = 0.1
 ANSWER_S_MIN: Final = 0.1
 """No operator is counted on for more than ten windows a second, however fast it answers."""
+DOUBT_MIN_S: Final = 60.0
+DOUBT_MAX_S: Final = 3600.0
 _ROUNDING: Final = 1e-9
 
 
@@ -51,6 +53,12 @@ class Link:
     The breaker opens for ``open_s`` when ``failures_max`` submits in a row had no answer (0: it
     never does), and closes with the first answer after that. A refusal is an answer; what only says
     that the operator gave none is not.
+
+    One submit without an answer, or a code without one in time, puts the operator in doubt: codes,
+    which have one try, go to the others first. An answer ends that, if it came sooner than the
+    code in doubt was waited for. Where only codes are sent, one of them tries after a pause, which
+    grows with the doubt's age: a recovered operator is found again after twice the time that it
+    was away, or an hour, and a dead one costs a code an hour.
     """
 
     name: str
@@ -71,6 +79,9 @@ class Link:
     open_s: float = 10.0
     failures: int = 0
     open_until_s: float | None = None
+    doubted_since_s: float | None = None
+    doubted_until_s: float = 0.0
+    patience_s: float = inf
     gateways: int = 1
 
     def share(self, window: int, rate_per_s: float, gateways: int) -> None:
@@ -118,16 +129,34 @@ class Link:
             Whether it is open by that, or still is.
         """
         self.failures += 1
+        self.doubt(now_s)
         if self.failures_max and (self.failures >= self.failures_max or self.probes()):
             self.open_until_s = now_s + self.open_s
         return self.probes()
 
-    def worked(self) -> bool:
+    def worked(self, duration_s: float = 0.0) -> bool:
         """A submit was answered, whatever the answer was; says whether that closed the breaker."""
         was_open = self.probes()
         self.failures = 0
         self.open_until_s = None
+        if duration_s < self.patience_s:
+            self.doubted_since_s = None
+            self.patience_s = inf
         return was_open
+
+    def doubt(self, now_s: float, waited_s: float = inf) -> None:
+        """Have codes go to others first; a code may have ``waited_s`` in vain for an answer."""
+        if self.doubted_since_s is None:
+            self.doubted_since_s = now_s
+        pause_s = min(max(DOUBT_MIN_S, now_s - self.doubted_since_s), DOUBT_MAX_S)
+        self.doubted_until_s = now_s + pause_s
+        self.patience_s = min(self.patience_s, waited_s)
+
+    def is_doubted(self, now_s: float) -> bool:
+        """Whether codes go to others first: but after a pause, one may try."""
+        if self.doubted_since_s is None:
+            return False
+        return now_s < self.doubted_until_s or self.in_flight > 0
 
     def free(self, now_s: float) -> int:
         """How many parts the queue may claim for it now."""
@@ -140,6 +169,15 @@ class Link:
         if self.bucket.rate_per_s:
             places = min(places, int(self.bucket.refill(now_s) + _ROUNDING))
         return max(0, places)
+
+    def has_room_for_code(self, parts: int, now_s: float) -> bool:
+        """Whether a code may leave now, which has the whole window and may overdraw a second."""
+        if not self.takes(now_s) or (self.probes() and self.in_flight):
+            return False
+        rate_per_s = self.bucket.rate_per_s
+        if rate_per_s and self.bucket.refill(now_s) < -rate_per_s:
+            return False
+        return self.in_flight == 0 or self.in_flight + parts <= self.window
 
     def wait_s(self, now_s: float) -> float | None:
         """After how long time alone frees places; None where only an answer does."""

@@ -2,20 +2,31 @@
 
 Opening a code (message, hold, idempotency record) is one turn; the provider is then asked once; the
 deciding turn looks at the clock again and writes down what the caller is told: 200 if and only if
-the operator (or the handset) had confirmed before the deadline, else 503 and the money back. The
-work goes on in a task of its own, so a caller that hangs up changes nothing.
+the operator (or the handset) had confirmed before the deadline, else 503 and the money back. Where
+no byte has left for an operator, the next one is asked: nothing can be sent twice by that. The work
+goes on in a task of its own, so a caller that hangs up changes nothing.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from smsgw.admission import Draft, KeyUse, Replay
 from smsgw.clock import Clock
-from smsgw.codes import AcceptedByOperator, Close, Decided, Open, Verify, derive, undeliverable
+from smsgw.codes import (
+    AcceptedByOperator,
+    Close,
+    Decided,
+    Open,
+    Redirect,
+    Verify,
+    derive,
+    undeliverable,
+)
 from smsgw.entrance import Entrance
 from smsgw.errors import OtpUndeliverable, StorageUnavailable, TooManyRequests
 from smsgw.fairness import Allotter
@@ -176,6 +187,34 @@ class Late(Settle):
             self.refused()
 
 
+@dataclass(slots=True)
+class _Code:
+    """A code that is opened, and what is needed to send it."""
+
+    client_id: bytes
+    draft: Draft
+    message: Message
+    text: str
+    ours: bool
+    key: KeyUse | None
+    arrived_ms: int
+    ahead: Ahead
+
+
+@dataclass(slots=True)
+class _Try:
+    """A code at one operator."""
+
+    link: Link
+    submission: Submission
+    answered: asyncio.Future[Outcome]
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the operator has answered, if it has."""
+        return self.answered.result() if self.answered.done() else None
+
+
 class OtpDesk:
     """Where one-time codes are opened, sent and closed."""
 
@@ -304,7 +343,8 @@ class OtpDesk:
             raise self._undeliverable(opened)
         code = derive(self._key, opened.id, self._settings.digits) if ours else None
         full = template.replace(PLACEHOLDER, code) if code else template
-        decided = await self._deliver(shard, client_id, opened, link, full, key, ahead, ours=ours)
+        code_sent = _Code(client_id, draft, opened, full, ours, key, arrived_ms, ahead)
+        decided = await self._deliver(shard, code_sent, link)
         if decided.answer == ANSWER_OTP_FAILED:
             raise self._undeliverable(decided.message)
         decided.code = code
@@ -317,17 +357,24 @@ class OtpDesk:
             return partial(OpenBesideOthers, self._limits, now_ms)
         return Open
 
-    async def _place(self, draft: Draft, arrived_ms: int, ahead: Ahead) -> Link | None:
+    async def _place(
+        self, draft: Draft, arrived_ms: int, ahead: Ahead, tried: Collection[str] = ()
+    ) -> Link | None:
         """Reserve a place on an operator; wait for one for half of the deadline at most.
 
         Codes that wait go before everything that is queued.
         """
         limit_ms = arrived_ms + self._settings.deadline_ms // 2
-        links = [self._allotter.links[name] for name in self._allotter.routes.get(draft.route, ())]
-        while (link := self._reserve(draft)) is None:
+        names = [name for name in self._allotter.routes.get(draft.route, ()) if name not in tried]
+        links = [self._allotter.links[name] for name in names]
+        while True:
             left_s = (limit_ms - self._clock.now_ms()) / 1000
             now_s = self._clock.monotonic_s()
+            link = self._reserve(names, draft.parts, now_s, now_s + left_s)
+            if link is not None:
+                break
             able = [one for one in links if one.may_take(now_s, now_s + left_s)]
+            able = [one for one in able if not one.is_doubted(now_s)] or able
             if left_s <= 0 or not able or self._allotter.stopped or self._allotter.paused:
                 ahead.end()
                 return None
@@ -340,82 +387,101 @@ class OtpDesk:
         ahead.stay_on(link)
         return link
 
-    def _reserve(self, draft: Draft) -> Link | None:
+    def _reserve(
+        self, names: Sequence[str], parts: int, now_s: float, until_s: float
+    ) -> Link | None:
         if self._allotter.stopped or self._allotter.paused:
             return None
-        names = self._allotter.routes.get(draft.route, ())
-        return self._allotter.pick_for_otp(names, draft.parts, self._clock.monotonic_s())
+        return self._allotter.pick_for_otp(names, parts, now_s, until_s)
 
-    async def _deliver(
-        self,
-        shard: Shard,
-        client_id: bytes,
-        message: Message,
-        link: Link,
-        text: str,
-        key: KeyUse | None,
-        ahead: Ahead,
-        *,
-        ours: bool,
-    ) -> Decided:
-        """Ask the provider, wait for what confirms until the deadline, and have it decided."""
-        loop = asyncio.get_running_loop()
-        left_s = max(0.0, (message.expires_at_ms - self._clock.now_ms()) / 1000)
-        submission = _submission(shard, message, text, left_s)
-        answered: asyncio.Future[Outcome] = loop.create_future()
+    async def _deliver(self, shard: Shard, code: _Code, link: Link) -> Decided:
+        """Have it sent, wait for what confirms until the deadline, and have it decided."""
+        number = code.message.number
         handset = self._settings.confirm == "handset"
         accepted: AcceptedByOperator | None = None
         close: Close | None = None
 
         def decide(outcome: Outcome | None) -> None:
             nonlocal close
-            request = Close(
-                client_id, message.number, outcome, key, self._rules, handset=handset, codes=ours
-            )
+            to_close = (code.client_id, number, outcome, code.key, self._rules)
+            request = Close(*to_close, handset=handset, codes=code.ours)
             shard.put(request)
             close = request
 
-        def take(outcome: Outcome) -> None:
+        def take(one: _Try, outcome: Outcome) -> None:
             nonlocal accepted
             if close is not None:
-                self._late(link.name, submission, outcome)
+                self._late(one.link.name, one.submission, outcome)
                 return
             # At once, so that no receipt can overtake the answer it belongs to.
             with contextlib.suppress(StorageUnavailable):
-                if not handset or outcome.handset:
+                if not outcome.has_left:
+                    pass
+                elif not handset or outcome.handset:
                     decide(outcome)
                 elif outcome.verdict is Verdict.ACCEPTED:
-                    request = AcceptedByOperator(message.number, outcome)
+                    request = AcceptedByOperator(number, outcome)
                     shard.put(request)
                     accepted = request
-            if not answered.done():
-                answered.set_result(outcome)
+            if not one.answered.done():
+                one.answered.set_result(outcome)
 
-        watcher: asyncio.Future[None] = loop.create_future()
-        ended = shard.watch(message.number)
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended = shard.watch(number)
         if handset:
-            self._watchers[message.number] = watcher
+            self._watchers[number] = watcher
             # The receipt may come to another gateway.
             ended.add_done_callback(partial(_pass_on, watcher))
-        self._worker.submit_now(link.name, submission, take)
-        ahead.end()
+        one = self._try(shard, code, link, take)
         try:
             with contextlib.suppress(TimeoutError, StorageUnavailable):
-                async with asyncio.timeout(left_s):
-                    await asyncio.shield(answered)
+                async with asyncio.timeout(one.submission.valid_s):
+                    tried = {link.name}
+                    while not (await asyncio.shield(one.answered)).has_left:
+                        next_link = await self._next(shard, code, tried)
+                        if next_link is None:
+                            break
+                        tried.add(next_link.name)
+                        one = self._try(shard, code, next_link, take)
                     if accepted is not None:
                         await accepted.future
                         await watcher
         finally:
-            self._watchers.pop(message.number, None)
-            shard.unwatch(message.number, ended)
+            self._watchers.pop(number, None)
+            shard.unwatch(number, ended)
+        if one.outcome is None and one.submission.valid_s:
+            one.link.doubt(self._clock.monotonic_s(), self._settings.deadline_ms / 1000)
         if close is None:
-            decide(answered.result() if answered.done() else None)
+            decide(one.outcome)
         assert close is not None
         decided: Decided = await close.future
-        if answered.done() and _is_left(decided, answered.result()):
-            self._take_back(link.name, submission, answered.result())
+        if one.outcome is not None and _is_left(decided, one.outcome):
+            self._take_back(one.link.name, one.submission, one.outcome)
         return decided
+
+    def _try(
+        self, shard: Shard, code: _Code, link: Link, take: Callable[[_Try, Outcome], None]
+    ) -> _Try:
+        """Ask an operator to send it."""
+        left_s = max(0.0, (code.message.expires_at_ms - self._clock.now_ms()) / 1000)
+        submission = _submission(shard, code.message, code.text, left_s)
+        one = _Try(link, submission, asyncio.get_running_loop().create_future())
+        self._worker.submit_now(link.name, submission, partial(take, one))
+        code.ahead.end()
+        return one
+
+    async def _next(self, shard: Shard, code: _Code, tried: Collection[str]) -> Link | None:
+        """A place on another operator, for a code of which no byte has left; if there is time."""
+        if self._clock.now_ms() >= code.message.expires_at_ms:
+            return None
+        link = await self._place(code.draft, code.arrived_ms, code.ahead, tried)
+        if link is not None:
+            try:
+                await shard.ask(Redirect(code.message.number, link.name))
+            except BaseException:
+                link.give_back(code.draft.parts, tokens=True)
+                raise
+        return link
 
     def _late(self, provider: str, submission: Submission, outcome: Outcome) -> None:
         """Note an answer that came too late to be the caller's, and have a dead code taken back."""

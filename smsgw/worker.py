@@ -7,6 +7,7 @@ operator answers or ``response_timeout_s`` is over; an operator's window bounds 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 from smsgw import lifecycle
@@ -25,6 +26,7 @@ from smsgw.turn import OUTCOME, Item, Turn, Wants
 log = get(__name__)
 
 _NONE_ACCEPTED: Final[frozenset[int]] = frozenset()
+_NO_ANSWERS: Final = frozenset({Verdict.NOT_SENT, Verdict.UNKNOWN})
 
 
 class Settle(Item):
@@ -202,6 +204,7 @@ class Worker:
         flight = flights.pop((submission.number, submission.attempt), None)
         link = self._allotter.links[provider]
         verdict = outcome.verdict
+        duration_s = inf
         if flight is not None:
             # A place is free as soon as the operator has answered, not once that is on disk.
             link.give_back(flight.parts, tokens=verdict is Verdict.NOT_SENT)
@@ -212,15 +215,16 @@ class Worker:
             if not flights:
                 self._landed.set()
             self.wake_soon()
-        if verdict is Verdict.NOT_SENT:
-            if self.providers[provider].trouble is not None:
-                # What was not sent is claimed again at once, but not for a link that is down.
-                link.usable = False
-        elif outcome.timed_out:
+        if verdict is Verdict.NOT_SENT and self.providers[provider].trouble is not None:
+            # What was not sent is claimed again at once, but not for a link that is down.
+            link.usable = False
+            if outcome.answered:
+                link.doubt(self._clock.monotonic_s())
+        if outcome.timed_out:
             # Whoever gives up second, we or the provider, tells nothing new.
             if flight is not None and link.failed(self._clock.monotonic_s()):
                 log.warning("provider.silent", "its breaker is open", provider=provider)
-        elif verdict is not Verdict.UNKNOWN and link.worked():
+        elif verdict not in _NO_ANSWERS and link.worked(duration_s):
             log.info("provider.answers", "its breaker is closed again", provider=provider)
         if verdict is Verdict.THROTTLED:
             resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)

@@ -465,7 +465,9 @@ async def test_no_connection_is_not_sent_and_the_operator_rests() -> None:
     async with connected(url=f"http://127.0.0.1:{port}/") as (provider, desk):
         assert provider.trouble is None
         outcome = await outcome_of(provider, desk)
-        assert outcome == Outcome(Verdict.NOT_SENT, detail="no connection to the operator")
+        assert outcome == Outcome(
+            Verdict.NOT_SENT, timed_out=True, detail="no connection to the operator"
+        )
         assert provider.trouble == "no connection to the operator"
         assert desk.changes == 1
 
@@ -480,7 +482,9 @@ async def test_a_connection_that_takes_too_long_is_not_sent() -> None:
                 desk,
             ):
                 outcome = await outcome_of(provider, desk)
-    assert outcome == Outcome(Verdict.NOT_SENT, detail="no connection to the operator in time")
+    assert outcome == Outcome(
+        Verdict.NOT_SENT, timed_out=True, detail="no connection to the operator in time"
+    )
 
 
 async def test_a_name_without_an_address_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,7 +494,9 @@ async def test_a_name_without_an_address_is_not_sent(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(socket, "getaddrinfo", nothing)
     async with connected(url="http://sms.example.com/") as (provider, desk):
         outcome = await outcome_of(provider, desk)
-    assert outcome == Outcome(Verdict.NOT_SENT, detail="the operator's name has no address")
+    assert outcome == Outcome(
+        Verdict.NOT_SENT, timed_out=True, detail="the operator's name has no address"
+    )
 
 
 @pytest.mark.parametrize(
@@ -513,7 +519,9 @@ async def test_a_server_without_tls_gets_nothing() -> None:
         connected(url=operator.base_url.replace("http:", "https:")) as (provider, desk),
     ):
         outcome = await outcome_of(provider, desk)
-        assert outcome == Outcome(Verdict.NOT_SENT, detail="no TLS with the operator")
+        assert outcome == Outcome(
+            Verdict.NOT_SENT, timed_out=True, detail="no TLS with the operator"
+        )
         assert not operator.asked
 
 
@@ -602,7 +610,7 @@ async def test_a_code_is_waited_for_no_longer_than_it_is_good() -> None:
         connected(url=server.url) as (provider, desk),
     ):
         outcome = await outcome_of(provider, desk, otp=True, valid_s=0.05)
-        assert outcome == Outcome(Verdict.UNKNOWN, detail="no answer in time")
+        assert outcome == Outcome(Verdict.UNKNOWN, timed_out=True, detail="no answer in time")
 
 
 # TLS
@@ -614,7 +622,7 @@ async def test_a_certificate_is_checked(tmp_path: Path) -> None:
         async with connected(url=operator.base_url) as (provider, desk):
             outcome = await outcome_of(provider, desk)
             why = "the operator's certificate is not trusted"
-            assert outcome == Outcome(Verdict.NOT_SENT, detail=why)
+            assert outcome == Outcome(Verdict.NOT_SENT, timed_out=True, detail=why)
             assert not operator.asked
         trust = {"tls_ca_file": str(files.authority)}
         async with connected(url=operator.base_url, **trust) as (provider, desk):

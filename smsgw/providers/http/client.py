@@ -30,10 +30,6 @@ class NotSentError(Exception):
 class AnswerLostError(Exception):
     """The request may have arrived, and no answer came back."""
 
-    def __init__(self, why: str, *, timed_out: bool) -> None:
-        super().__init__(why)
-        self.timed_out = timed_out
-
 
 class _LostError(aiohttp.ClientError):
     """What ``aiohttp`` would take for a reason to send the same request again."""
@@ -72,7 +68,6 @@ class Client:
             ),
             headers=_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_s),
             trace_configs=[tracing],
             middlewares=(_once,),
         )
@@ -82,8 +77,15 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def ask(self, request: Request, timeout_s: float) -> Answer:
+    async def ask(
+        self, request: Request, timeout_s: float, connect_s: float | None = None
+    ) -> Answer:
         """Send a request and return the answer.
+
+        Args:
+            request: what to send.
+            timeout_s: how long it may take in all.
+            connect_s: how long the connection may take; None for what the settings say.
 
         Raises:
             NotSentError: it has not left.
@@ -102,6 +104,9 @@ class Client:
                     headers=request.headers,
                     allow_redirects=False,
                     trace_request_ctx=progress,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None, connect=connect_s or self._settings.connect_timeout_s
+                    ),
                 ) as response,
             ):
                 answer = Answer(response.status, None, response.headers.get("Retry-After"))
@@ -110,8 +115,7 @@ class Client:
             # An address that cannot be one is a ValueError.
             # None of their own words: they may tell an address with a key in it.
             if answer is None and progress.connected:
-                timed_out = isinstance(error, TimeoutError)
-                raise AnswerLostError(_why_lost(error), timed_out=timed_out) from None
+                raise AnswerLostError(_why_lost(error)) from None
             if answer is None:
                 raise NotSentError(_why_not_sent(error)) from None
         return answer

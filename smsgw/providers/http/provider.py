@@ -100,18 +100,20 @@ class HttpProvider:
         if submission.accepted_parts:
             # Another operator has some of it; this one would send all of it again.
             return Outcome(Verdict.FAILED, detail="this operator takes whole messages only")
-        timeout_s = self._settings.response_timeout_s
+        timeout_s, connect_s = self._settings.response_timeout_s, self._settings.connect_timeout_s
         if submission.otp:
             timeout_s = min(timeout_s, submission.valid_s)
+            # The other half is for another operator.
+            connect_s = min(connect_s, timeout_s / 2)
         try:
-            answer = await self._client.ask(self._requests.submit(submission), timeout_s)
+            answer = await self._client.ask(self._requests.submit(submission), timeout_s, connect_s)
         except NotSentError as error:
+            # However many find out together, it is one sign of the operator's health.
+            first = self.trouble is None
             self._in_trouble(str(error), PAUSE_S)
-            return Outcome(Verdict.NOT_SENT, detail=str(error))
+            return Outcome(Verdict.NOT_SENT, detail=str(error), timed_out=first)
         except AnswerLostError as error:
-            # A code may have less time than the operator: that is no sign of its health.
-            timed_out = not error.timed_out or timeout_s == self._settings.response_timeout_s
-            return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=timed_out)
+            return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=True)
         outcome, trouble = self._judge.outcome(answer, submission)
         if trouble is not None:
             self._in_trouble(trouble, self._settings.breaker_open_s)
