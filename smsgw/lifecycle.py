@@ -99,15 +99,15 @@ def queue_again(turn: Turn, message: Message, rank: int) -> None:
     if message.status not in WAITING:
         turn.waits(turn.accounts[message.client], 1)
     message.status = int(Status.QUEUED)
-    message.due_at_ms = None
     message.rank = rank
     turn.enqueue(message)
 
 
 NextRoute = Callable[[Message, str | None], tuple[int, bool]]
-"""The route for a message that its operator has failed to take, and whether another is ready.
+"""The route for a message that its operator has failed to take, and whether it may go at once.
 
-Told which operator has accepted parts of it, if one has.
+That is so where one is ready that has not failed to take it. Told which operator has accepted parts
+of it, if one has.
 """
 
 
@@ -173,6 +173,7 @@ def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> N
         parts.first_id(turn, message) or outcome.provider_message_id or None
     )
     message.last_error = None
+    message.due_at_ms = None
     message.status = int(Status.SENT)
     if message.submit_by_ms is not None and turn.now_ms > message.submit_by_ms:
         message.express_missed = 1
@@ -200,14 +201,17 @@ def _failed(
         finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
         return
     turn.event(message, "failed_temporarily", outcome.detail)
-    message.route, other_is_ready = next_route(message, parts.begun_by(turn, message))
-    if other_is_ready:
-        _retry_at(turn, message, turn.now_ms)
+    message.route, at_once = next_route(message, parts.begun_by(turn, message))
+    wanted_at_ms = turn.now_ms + int((outcome.retry_after_s or 0.0) * 1000)
+    # Those that have failed before, in this row, may want it later still.
+    wanted_at_ms = max(wanted_at_ms, message.due_at_ms or 0)
+    if at_once and message.expires_at_ms > turn.now_ms:
+        message.due_at_ms = wanted_at_ms
+        queue_again(turn, message, rank_again(turn, message))
         return
     base_ms = rules.retry_base_ms / 2 if express else rules.retry_base_ms
     backoff_ms = min(base_ms * 2 ** (message.attempts - 1), rules.retry_max_ms) * jitter()
-    pause_ms = (outcome.retry_after_s or 0.0) * 1000
-    _retry_at(turn, message, turn.now_ms + max(1, int(max(backoff_ms, pause_ms))))
+    _retry_at(turn, message, max(turn.now_ms + max(1, int(backoff_ms)), wanted_at_ms))
 
 
 def _retry_at(turn: Turn, message: Message, due_at_ms: int) -> None:
@@ -361,6 +365,7 @@ def promote(turn: Turn, message: Message) -> bool:
     if message.expires_at_ms <= turn.now_ms:
         finish(turn, message, Status.EXPIRED, Reason.VALIDITY_PASSED)
     else:
+        message.due_at_ms = None
         queue_again(turn, message, rank_again(turn, message))
     return True
 

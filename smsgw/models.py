@@ -106,7 +106,8 @@ class Message:
 
     ``held_cents`` is what is still on hold, ``charged_cents`` what was captured; what is missing
     to ``cost_cents`` was released. ``surcharge_cents`` is the express part of the cost. Times are
-    Unix milliseconds; ``due_at_ms`` is when a scheduled or failed message is queued again.
+    Unix milliseconds; ``due_at_ms`` is when a scheduled or failed message is queued again;
+    of one that another operator was given at once, when those that failed to take it want it again.
     """
 
     number: int

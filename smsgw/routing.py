@@ -78,11 +78,16 @@ def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     return tuple(other for other in names if other != name)
 
 
+def _alone(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return tuple(other for other in names if other in (BEGUN, name))
+
+
 def _narrower(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """What is left of a set without one of its operators, if anything is."""
-    operators = [name for name in names if name != BEGUN]
+    """What is left of a set without one of its operators, if anything is; and each alone."""
+    operators = operators_of(names)
     if len(operators) > 1:
         yield from (_without(names, name) for name in operators)
+        yield from (_alone(names, name) for name in operators)
 
 
 def _plan_of(operators: Sequence[Operator]) -> _Plan:
@@ -136,6 +141,32 @@ class Routing:
         """Learn the numbers under which the catalog knows the sets."""
         by_set = {names: number for number, names in numbers.items()}
         self._plan = replace(self._plan, numbers=by_set)
+
+    def untried(
+        self, recipient: int, route: int, failed: str, attempts: int, begun_by: str | None = None
+    ) -> list[tuple[int, tuple[str, ...]]]:
+        """Routes, and their operators, to those that have not failed to take a message.
+
+        Its route tells which have. One route leads to all that are left, or one to each.
+
+        Args:
+            recipient: its number, given as its digits.
+            route: the route on which it was.
+            failed: the operator that has failed last.
+            attempts: how many attempts there were: there are no more of those than operators.
+            begun_by: which operator has accepted some parts of it, if one has.
+        """
+        plan = self._plan
+        names = plan.able(recipient, begun_by) if begun_by else plan.eligible(recipient)
+        if attempts >= len(operators_of(names)):
+            return []
+        on_route = (one for one in _narrower(names) if plan.numbers[one] == route)
+        left = _without(next(on_route, names), failed)
+        if left in plan.numbers:
+            routes = [left]
+        else:
+            routes = [_alone(names, name) for name in operators_of(left)]
+        return [(plan.numbers[one], operators_of(one)) for one in routes if operators_of(one)]
 
     def next_after(
         self, recipient: int, failed: str, begun_by: str | None = None

@@ -252,9 +252,21 @@ class Worker:
         """See ``lifecycle.NextRoute``."""
         if message.provider is None:
             return message.route, False
-        route, names = self._routing.next_after(message.recipient, message.provider, begun_by)
-        if message.provider not in names and any(self._allotter.links[n].counts for n in names):
-            return route, True
+        recipient, failed = message.recipient, message.provider
+        links = self._allotter.links
+        untried = self._routing.untried(
+            recipient, message.route, failed, message.attempts, begun_by
+        )
+        ready = [
+            (min(links[name].priority for name in names if links[name].counts), route)
+            for route, names in untried
+            if any(links[name].counts for name in names)
+        ]
+        if ready:
+            return min(ready)[1], True
+        route, names = self._routing.next_after(recipient, failed, begun_by)
+        if failed not in names and any(links[name].counts for name in names):
+            return route, False
         # Nobody else is ready: so when its time comes, it may go to that one again.
         route = self._routing.route(message.recipient)
         if begun_by:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smsgw import fleet
+from smsgw import fleet, lifecycle
 from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
@@ -126,17 +126,83 @@ async def test_what_one_fails_to_take_goes_to_another_at_once(gateway_of: OpenGa
     await assert_clean(gateway)
 
 
-async def test_failing_over_spends_attempts_and_ends_with_them(gateway_of: OpenGateway) -> None:
+async def test_failing_over_spends_attempts_and_ends_with_them(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
     gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": {**MOCK, "priority": 1}})
+    await still(gateway)
     client = await add_client(gateway)
     message = await submitted(gateway, client)
-    for operator in (a, b, a):
+    for operator in (a, b):
         operator.answer(await operator.next(), Verdict.FAILED, detail="busy")
+    await come_back(gateway, clock)
+    a.answer(await a.next(), Verdict.FAILED, detail="busy")
     done = await final_of(gateway, message)
     assert (done.status, done.reason) == (Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
     assert (done.attempts, a.count, b.count) == (3, 2, 1)
     assert (await account_of(gateway, client)).credits_cents == 1000
     await assert_clean(gateway)
+
+
+@pytest.mark.parametrize(("first_s", "second_s", "wait_s"), [(600, 7, 600), (7, 600, 600)])
+async def test_once_all_have_failed_a_message_waits_as_long_as_any_of_them_wants(
+    gateway_of: OpenGateway, clock: ManualClock, first_s: float, second_s: float, wait_s: float
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": {**MOCK, "priority": 1}})
+    await still(gateway)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    for operator, pause_s in ((a, first_s), (b, second_s)):
+        operator.answer(await operator.next(), Verdict.FAILED, retry_after_s=pause_s)
+    await flushed(gateway)
+    now = await message_of(gateway, message)
+    assert (now.status, now.attempts) == (Status.FAILED_TEMP, 2)
+    assert now.due_at_ms == clock.now_ms() + wait_s * 1000
+    await come_back(gateway, clock)
+    await delivered(gateway, message, a, await a.next())
+    assert (await message_of(gateway, message)).due_at_ms is None
+    await assert_clean(gateway)
+
+
+async def test_once_all_have_failed_the_usual_pause_grows_with_the_attempts(
+    gateway_of: OpenGateway, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle.settle, "__defaults__", (lifecycle.same_route, lambda: 1.0))
+    delivery = {"attempts_max": 4, "retry_base_s": 10}
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": MOCK}, delivery=delivery)
+    await still(gateway)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    waits_s = []
+    for operator in (a, b, a):
+        operator.answer(await operator.next(), Verdict.FAILED)
+        await flushed(gateway)
+        now = await message_of(gateway, message)
+        if now.status == Status.FAILED_TEMP:
+            assert now.due_at_ms is not None
+            waits_s.append((now.due_at_ms - clock.now_ms()) / 1000)
+            clock.advance(waits_s[-1])
+            await sweep(gateway)
+            await flushed(gateway)
+    assert waits_s == [20, 40]
+    await delivered(gateway, message, b, await b.next())
+
+
+async def test_of_several_each_gets_a_message_once_before_any_gets_it_again(
+    gateway_of: OpenGateway,
+) -> None:
+    providers = {name: {**MOCK, "priority": n} for n, name in enumerate("abcd")}
+    gateway, operators = await serve(gateway_of, providers, delivery={"attempts_max": 9})
+    a, b, c, d = operators
+    await still(gateway)
+    client = await add_client(gateway)
+    down(gateway, b, "no connection")
+    message = await submitted(gateway, client)
+    for operator in (a, c):
+        operator.answer(await operator.next(), Verdict.FAILED)
+    await flushed(gateway)
+    await delivered(gateway, message, d, await d.next())
+    assert [one.count for one in operators] == [1, 0, 1, 1]
 
 
 async def test_with_nobody_else_ready_a_failure_waits_for_its_time(gateway_of: OpenGateway) -> None:
@@ -305,16 +371,18 @@ async def test_what_is_half_sent_goes_on_with_its_operator_where_the_others_are_
 
 
 async def test_of_several_only_those_that_cut_alike_take_the_rest_one_after_the_other(
-    gateway_of: OpenGateway,
+    gateway_of: OpenGateway, clock: ManualClock
 ) -> None:
     gateway, (a, b, c) = await serve(
         gateway_of, {"a": SMPP, "b": STRANGERS["http"], "c": {**SMPP, "priority": 2}}
     )
+    await still(gateway)
     client = await add_client(gateway)
     message = await half_sent(gateway, client, a)
     second = await c.next()
     assert second.accepted_parts == {1, 3}
     answered(c, second, p2=Verdict.FAILED)
+    await come_back(gateway, clock)
     await completed(gateway, message, a, begun_by=a, attempts=3)
     assert (a.count, b.count, c.count) == (2, 0, 1)
 

@@ -64,6 +64,29 @@ def test_after_a_failure_a_message_goes_to_the_others_that_can_take_it(
             assert routes[routing.again(IRAN, route)] == others
 
 
+@given(operators, st.data())
+def test_a_message_is_offered_at_once_to_each_operator_once_at_most(
+    known: list[Operator], data: st.DataObject
+) -> None:
+    routing, routes = numbered(known)
+    eligible = set(routing.eligible(IRAN))
+    route, failed = routing.route(IRAN), set[str]()
+    while eligible - failed:
+        last = data.draw(st.sampled_from(sorted(set(routes[route]))))
+        assert last not in failed
+        failed.add(last)
+        offers = routing.untried(IRAN, route, last, len(failed))
+        assert all(routes[number] == there for number, there in offers)
+        assert all(set(there) <= eligible - failed for _, there in offers)
+        if len(failed) < 3:
+            # Later some may be left out, but nobody is asked twice.
+            assert {name for _, there in offers for name in there} == eligible - failed
+        if not offers:
+            break
+        route, _ = data.draw(st.sampled_from(offers))
+    assert routing.untried(IRAN, routing.route(IRAN), "a", len(eligible)) == []
+
+
 @given(operators, names)
 def test_nobody_is_called_to_where_only_rests_go(known: list[Operator], begun_by: str) -> None:
     routing, _ = numbered(known)
@@ -74,7 +97,8 @@ def test_nobody_is_called_to_where_only_rests_go(known: list[Operator], begun_by
 def test_where_all_cut_alike_nothing_is_apart() -> None:
     routing, _ = numbered([Operator(name, splits="udh") for name in "abc"])
     plain, _ = numbered([Operator(name) for name in "abc"])
-    assert routing.sets() == {(), *combinations("abc", 2), ("a", "b", "c")}
+    alone = {(name,) for name in "abc"}
+    assert routing.sets() == {(), *alone, *combinations("abc", 2), ("a", "b", "c")}
     assert routing.sets() < plain.sets()
     assert routing.text() != plain.text()
 
