@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Final
 
 from smsgw import lifecycle
-from smsgw.links import Link
+from smsgw.links import Link, in_order, level
 from smsgw.models import QUANTUM, Account, Lane, Message, Status
 from smsgw.parts import begun_by
 from smsgw.turn import OUTCOME, Item, QueueKey, QueuePlace, Request, Turn, Wants
@@ -330,6 +330,7 @@ class Allotter:
         """
         if self.paused or self.stopped:
             return []
+        self._level()
         view = self._shards.setdefault(shard, _ShardView())
         for_fresh = self._for_fresh(min(fresh, parts_max), now_s) if fresh else []
         found: list[Grant] = []
@@ -481,15 +482,14 @@ class Allotter:
         return grants
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
-        """Operators by priority, then by how little of their weighted share is in use."""
-        links = self.links
-        return sorted(
-            names,
-            key=lambda name: (
-                links[name].priority,
-                (links[name].in_flight + 1) / links[name].weight,
-            ),
-        )
+        """Operators in the order in which they are given what waits."""
+        return [link.name for link in in_order(self.links[name] for name in names)]
+
+    def _level(self) -> None:
+        """Bring those that share a route in line."""
+        for names in self.routes.values():
+            if len(names) > 1:
+                level([self.links[name] for name in names])
 
     def settle_grants(self, claim: Claim | None, *, committed: bool) -> None:
         """Hand back what a turn did not use."""
@@ -502,8 +502,10 @@ class Allotter:
                 link.take(used - grant.parts)
             else:
                 link.give_back(grant.parts - used, tokens=True)
-            if used and not grant.routes:
-                self._count(grant, used)
+            if used:
+                link.serve(used)
+                if not grant.routes:
+                    self._count(grant, used)
         self.changed()
 
     def _count(self, grant: Grant, used: int) -> None:
@@ -560,13 +562,15 @@ class Allotter:
             until_s: how long it may wait for a place on an operator that is not in doubt.
         """
         waits = False
-        links = [self.links[name] for name in self._in_order(names)]
-        for link in sorted(links, key=lambda link: link.is_doubted(now_s)):
+        links = [self.links[name] for name in names]
+        level(links)
+        for link in sorted(in_order(links), key=lambda link: link.is_doubted(now_s)):
             doubted = link.is_doubted(now_s)
             if doubted and waits:
                 return None
             if link.has_room_for_code(parts, now_s):
                 link.take(parts)
+                link.serve(parts)
                 return link
             waits |= not doubted and now_s < until_s and link.may_take(now_s, until_s)
         return None

@@ -3,6 +3,7 @@
 Pure, like the rules around it: nothing here reads a clock or speaks to anybody.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final
@@ -35,6 +36,23 @@ class Bucket:
         return self.tokens
 
 
+def in_order(links: Iterable["Link"]) -> list["Link"]:
+    """Operators by priority; of equals, the one first that was given least for its weight."""
+    return sorted(links, key=lambda link: (link.priority, link.ended))
+
+
+def level(links: Collection["Link"]) -> None:
+    """Bring operators that share messages in line: none is owed what it had no room for.
+
+    As in start-time fair queueing: whoever has been away, or full, is as far as its equals are.
+    """
+    begun: dict[int, float] = {}
+    for link in links:
+        begun[link.priority] = max(link.began, begun.get(link.priority, 0.0))
+    for link in links:
+        link.ended = max(link.ended, begun[link.priority])
+
+
 @dataclass(slots=True)
 class Link:
     """What the allotter knows of one operator: its window, its tokens, and whether to use it.
@@ -46,6 +64,9 @@ class Link:
     takes at the average, ``otp_waiting`` how many parts of one-time codes wait for places: until
     they have them, the queue gets none. The otp share of the window is kept free for one-time
     codes.
+
+    ``ended`` is how much it was given, in parts for its weight, and ``began`` what that was before
+    the last time: of equals the one that was given least is next, however fast it answers.
 
     ``usable`` is what the operator's connections say of themselves, ``paused`` and ``off`` what
     somebody has said: a paused one keeps what waits for it, one that is off takes part in nothing.
@@ -66,6 +87,8 @@ class Link:
     bucket: Bucket
     weight: int = 1
     priority: int = 0
+    began: float = 0.0
+    ended: float = 0.0
     otp_share: float = 0.1
     usable: bool = True
     paused: bool = False
@@ -195,6 +218,11 @@ class Link:
         self.in_flight += parts
         if self.bucket.rate_per_s:
             self.bucket.tokens -= parts
+
+    def serve(self, parts: int) -> None:
+        """Count what it was given towards its share."""
+        self.began = self.ended
+        self.ended += parts / self.weight
 
     def give_back(self, parts: int, *, tokens: bool) -> None:
         """Free places; with the tokens where nothing was sent."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -372,6 +373,63 @@ async def test_operators_are_used_by_weight_and_by_priority() -> None:
             world.send(0, client)
             await world.quiet()
         assert len(world.operators["other"].held) == 60
+
+
+async def one_by_one(world: World, count: int, *, otp: bool = False) -> Counter[str]:
+    """Messages that are each answered before the next one comes; how many each operator got."""
+    got: Counter[str] = Counter()
+    client = world.add_client(0)
+    for _ in range(count):
+        if otp:
+            link = world.allotter.pick_for_otp(world.allotter.routes[0], 1, 0.0)
+            assert link is not None
+            got[link.name] += 1
+            link.give_back(1, tokens=False)
+            continue
+        world.send(0, client)
+        await world.quiet()
+        for name, operator in world.operators.items():
+            while operator.held:
+                got[name] += 1
+                operator.answer(1)
+        await world.quiet()
+    return got
+
+
+@pytest.mark.parametrize("otp", [False, True])
+async def test_equals_share_by_weight_also_where_little_is_sent(otp: bool) -> None:
+    async with World(window=90) as world:
+        world.add_operator("other", 90)
+        world.allotter.routes = {0: ("mock", "other")}
+        assert await one_by_one(world, 20, otp=otp) == {"mock": 10, "other": 10}
+        world.allotter.links["mock"].weight, world.allotter.links["other"].weight = 2, 3
+        got = await one_by_one(world, 50, otp=otp)
+        assert got.keys() == {"mock", "other"}
+        assert abs(got["mock"] - 20) <= 1
+
+
+async def test_a_slow_operator_is_given_its_share_as_long_as_it_has_room() -> None:
+    async with World(window=90) as world:
+        world.add_operator("slow", 90)
+        world.allotter.routes = {0: ("mock", "slow")}
+        client = world.add_client(0)
+        for _ in range(60):
+            world.send(0, client)
+            await world.quiet()
+            while world.operators["mock"].held:
+                world.operators["mock"].answer(1)
+        assert len(world.operators["slow"].held) == 30
+
+
+async def test_one_that_was_away_is_owed_nothing() -> None:
+    async with World(window=90) as world:
+        world.add_operator("other", 90)
+        world.allotter.routes = {0: ("mock", "other")}
+        world.allotter.links["other"].usable = False
+        assert await one_by_one(world, 40) == {"mock": 40}
+        world.allotter.links["other"].usable = True
+        got = await one_by_one(world, 10)
+        assert abs(got["other"] - 5) <= 1
 
 
 async def test_a_shard_that_cannot_write_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
