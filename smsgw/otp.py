@@ -449,6 +449,9 @@ class OtpDesk:
         finally:
             self._watchers.pop(number, None)
             shard.unwatch(number, ended)
+        if one.outcome is None:
+            # Then it is told at once.
+            self._worker.providers[one.link.name].withdraw(one.submission)
         if one.outcome is None and one.submission.valid_s:
             one.link.doubt(self._clock.monotonic_s(), self._settings.deadline_ms / 1000)
         if close is None:

@@ -140,6 +140,9 @@ class Scripted:
         self.cancelled.append((submission, provider_message_id))
         return True
 
+    def withdraw(self, submission: Submission) -> None:
+        pass
+
     def restore(self, accepted: Sequence[Restored]) -> None:
         self.restored += accepted
 

@@ -539,3 +539,37 @@ def test_a_setting_that_is_missing_is_named() -> None:
         "providers.op.host: Field required (from option)",
         "providers.op.system_id: Field required (from option)",
     ]
+
+
+# What is withdrawn.
+
+
+async def test_of_what_is_withdrawn_only_what_has_left_is_waited_for() -> None:
+    async with Smsc() as smsc, operator(smsc.port, window=1) as op:
+        smsc.on[SUBMIT_SM] = held("first")
+        sent = op.submit(LONG, otp=True)
+        await smsc.saw(SUBMIT_SM)
+        op.provider.withdraw(sent)
+        assert not op.outcomes
+        smsc.release("first")
+        outcome = await op.outcome_of(sent)
+        assert (outcome.verdict, outcome.has_left) == (Verdict.NOT_SENT, True)
+        assert outcome.parts is not None
+        verdicts = [outcome.parts[number].verdict for number in (1, 2, 3)]
+        assert verdicts == [Verdict.ACCEPTED, Verdict.NOT_SENT, Verdict.NOT_SENT]
+        # What was told has nothing left to be withdrawn.
+        op.provider.withdraw(sent)
+        assert (len(smsc.submits), len(op.outcomes)) == (1, 1)
+
+
+async def test_what_the_smsc_was_too_slow_to_read_is_withdrawn_without_a_trace() -> None:
+    async with Smsc() as smsc, operator(smsc.port) as op:
+        (link,) = op.provider._senders
+        link.pause_writing()
+        sent = op.submit("withdrawn", otp=True)
+        op.provider.withdraw(sent)
+        outcome = await op.outcome_of(sent)
+        assert (outcome.verdict, outcome.has_left) == (Verdict.NOT_SENT, False)
+        link.resume_writing()
+        assert (await op.settle("after it"))[0].verdict is Verdict.ACCEPTED
+        assert [pdu.text for pdu in smsc.submits] == ["after it"]

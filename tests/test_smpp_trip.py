@@ -324,6 +324,34 @@ async def test_a_code_is_taken_refused_or_too_late(gateway_of: OpenGateway) -> N
         assert await site.balance() == (995, 0, 5)
 
 
+@pytest.mark.parametrize("text", [None, "x" * 300], ids=["one part", "two parts"])
+async def test_a_code_that_waited_for_room_until_its_deadline_never_leaves(
+    gateway_of: OpenGateway, text: str | None
+) -> None:
+    soon = {"otp": {"deadline_ms": 200}}
+    slow = {"binds": 2, "window": 4, "reconnect_min_s": 30.0, "reconnect_max_s": 30.0}
+    async with Smsc() as smsc, site_with(gateway_of, smsc, soon, **slow) as site:
+        # With a bind lost, the operator has less room than the window has places.
+        _, second = await smsc.binds(2)
+        second.drop()
+        while "1 of 2" not in str(site.gateway.providers["op"].state()["binds"]):
+            await flushed(site.gateway)
+        smsc.on[SUBMIT_SM] = held("room")
+        for _ in range(2):
+            await site.send()
+        await smsc.saw(SUBMIT_SM, 2)
+        refusal = await site.send(503, otp=True, **({} if text is None else {"text": text}))
+        assert refusal["submitted"] is False
+        message = await site.message(refusal)
+        assert (message["status"], message["attempts"]) == ("FAILED_PERM", 0)
+        assert message["last_error"] == "no room in time"
+        smsc.release("room")
+        while site.gateway.worker.in_flight():
+            await flushed(site.gateway)
+        assert len(smsc.submits) == 2
+        assert site.gateway.allotter.links["op"].in_flight == 0
+
+
 @pytest.mark.parametrize("when", ["no handset", "late"])
 @pytest.mark.parametrize("answer", [None, refused(CANCEL_FAILED), silent, dropped()])
 async def test_a_code_that_was_refused_too_late_is_cancelled_whatever_comes_of_that(

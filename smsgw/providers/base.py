@@ -138,6 +138,10 @@ class Provider(Protocol):
         """
         ...
 
+    def withdraw(self, submission: Submission, /) -> None:
+        """Never send what has not left of a submit; if that is all of it, the sink is told now."""
+        ...
+
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Learn at start which accepted messages still lack a receipt."""
         ...

@@ -126,6 +126,9 @@ class MockProvider:
         """It cannot: a handset has it already."""
         return False
 
+    def withdraw(self, *_: object) -> None:
+        """Nothing waits here: all has left."""
+
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Report again on what was accepted before a restart."""
         for message in accepted:

@@ -73,6 +73,9 @@ class HttpProvider:
         """It cannot: nothing in the settings says how."""
         return False
 
+    def withdraw(self, *_: object) -> None:
+        """A code that had no connection in half of its time was given up then; else it has left."""
+
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Ask about what was accepted before a restart, where asking is the way."""
         for message in accepted:

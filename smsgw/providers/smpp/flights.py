@@ -20,6 +20,10 @@ class Carrier(Protocol):
         """Wait no longer for an answer; whether it may have left."""
         ...
 
+    def holds(self, part: "Part") -> bool:
+        """Whether it has not left yet."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class Part:

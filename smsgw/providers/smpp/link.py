@@ -180,6 +180,10 @@ class Link(asyncio.Protocol):
         self._look_whether_done()
         return True
 
+    def holds(self, part: Part) -> bool:
+        """Whether it has not left yet, since the SMSC reads too slowly."""
+        return part.sequence in self._unwritten
+
     def reply(self, request: Pdu, status: int) -> None:
         """Answer a deliver_sm or data_sm, if the connection is still there."""
         self.held -= 1

@@ -169,6 +169,17 @@ class SmppProvider:
         self._cancels.append((until_s, submission.reference, cancel))
         return True
 
+    def withdraw(self, submission: Submission) -> None:
+        """Send none of the parts that wait for room, or for the SMSC to read."""
+        flights = (flight for flight in self._flights if flight.submission is submission)
+        flight = next(flights, None)
+        for part in flight.parts if flight is not None else ():
+            if part.number in part.flight.outcomes:
+                continue
+            carrier = part.carrier
+            if carrier is None or (carrier.holds(part) and not carrier.give_up(part)):
+                self._take(part, Outcome(Verdict.NOT_SENT, detail="no room in time"))
+
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Nothing: an SMSC reports by itself, also after a restart."""
 
