@@ -209,7 +209,8 @@ class Worker:
             # A place is free as soon as the operator has answered, not once that is on disk.
             link.give_back(flight.parts, tokens=verdict is Verdict.NOT_SENT)
             duration_s = self._clock.monotonic_s() - flight.since_s
-            link.answered(duration_s)
+            if outcome.answered or verdict not in _NO_ANSWERS:
+                link.answered(duration_s)
             self.on_landed()
             self._metrics.submitted(provider, verdict, duration_s)
             if not flights:

@@ -231,6 +231,28 @@ async def test_a_refusal_is_for_good(gateway_of: OpenGateway, operator: Scripted
     assert (await account_of(gateway, client)).credits_cents == 1000
 
 
+@pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.UNKNOWN])
+async def test_the_time_of_an_answer_is_learnt_from_answers_only(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock, verdict: Verdict
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    link = gateway.allotter.links["mock"]
+    link.answer_s = 2.0
+    await send(gateway, client)
+    first = await operator.next()
+    gateway.allotter.paused = True
+    operator.answer(first, verdict)
+    await flushed(gateway)
+    assert (link.answer_s, link.answers) == (2.0, 0)
+    gateway.allotter.paused = False
+    await send(gateway, client)
+    submission = await operator.next()
+    clock.advance(3)
+    operator.answer(submission, Verdict.NOT_SENT, answered=True)
+    assert (round(link.answer_s, 6), link.answers) == (2.1, 1)
+
+
 async def test_a_place_is_free_as_soon_as_the_operator_has_answered(
     gateway_of: OpenGateway, operator: Scripted
 ) -> None:
