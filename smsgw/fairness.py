@@ -501,7 +501,7 @@ class Allotter:
             if used > grant.parts:
                 link.take(used - grant.parts)
             else:
-                link.give_back(grant.parts - used, tokens=True)
+                link.give_back(grant.parts - used, unsent=grant.parts - used)
             if used:
                 link.serve(used)
                 if not grant.routes:

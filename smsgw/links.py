@@ -224,12 +224,12 @@ class Link:
         self.began = self.ended
         self.ended += parts / self.weight
 
-    def give_back(self, parts: int, *, tokens: bool) -> None:
-        """Free places; with the tokens where nothing was sent."""
+    def give_back(self, parts: int, *, unsent: int = 0) -> None:
+        """Free places; with the tokens of those parts that have not left."""
         self.in_flight -= parts
         assert self.in_flight >= 0, "more places freed than taken"
-        if tokens and self.bucket.rate_per_s:
-            self.bucket.tokens += parts
+        if unsent and self.bucket.rate_per_s:
+            self.bucket.tokens += unsent
 
     def healthy_rate_per_s(self) -> float:
         """Parts a second it can be counted on for: a window an answer, at most its limit.

@@ -335,7 +335,7 @@ class OtpDesk:
             if not sending:
                 self._limits.forgive(draft.recipient, now_ms)
                 if link is not None:
-                    link.give_back(draft.parts, tokens=True)
+                    link.give_back(draft.parts, unsent=draft.parts)
         if isinstance(opened, Replay):
             return opened
         self._metrics.accepted("otp", 1, draft.parts)
@@ -482,7 +482,7 @@ class OtpDesk:
             try:
                 await shard.ask(Redirect(code.message.number, link.name))
             except BaseException:
-                link.give_back(code.draft.parts, tokens=True)
+                link.give_back(code.draft.parts, unsent=code.draft.parts)
                 raise
         return link
 

@@ -109,6 +109,16 @@ class _Flight:
     answered: Callable[[Outcome], None] | None = None
 
 
+def _unsent(submission: Submission, outcome: Outcome) -> int:
+    """How many of a message's parts have not left in this attempt."""
+    if not outcome.has_left:
+        return submission.parts
+    unsent = len(submission.accepted_parts)
+    if outcome.parts is not None:
+        unsent += sum(not part.has_left for part in outcome.parts.values())
+    return unsent
+
+
 class Worker:
     """All flights of the process."""
 
@@ -207,7 +217,7 @@ class Worker:
         duration_s = inf
         if flight is not None:
             # A place is free as soon as the operator has answered, not once that is on disk.
-            link.give_back(flight.parts, tokens=verdict is Verdict.NOT_SENT)
+            link.give_back(flight.parts, unsent=_unsent(submission, outcome))
             duration_s = self._clock.monotonic_s() - flight.since_s
             if outcome.answered or verdict not in _NO_ANSWERS:
                 link.answered(duration_s)

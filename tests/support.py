@@ -158,8 +158,12 @@ class Scripted:
 
     def answer(self, submission: Submission, verdict: Verdict, **more: Any) -> None:
         """Answer a submit."""
+        self.settle(submission, Outcome(verdict, **more))
+
+    def settle(self, submission: Submission, outcome: Outcome) -> None:
+        """Answer a submit with all that is known."""
         assert self._sink is not None
-        self._sink.settled(self.name, submission, Outcome(verdict, **more))
+        self._sink.settled(self.name, submission, outcome)
 
     def accept(self, submission: Submission, identifier: str | None = "1") -> None:
         """Accept a submit under an id."""

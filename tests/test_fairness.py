@@ -104,7 +104,7 @@ async def test_a_code_finds_a_place_while_the_queue_fills_its_share() -> None:
         assert link.in_flight == 9
         assert world.allotter.pick_for_otp(["mock"], 1, 0) is link
         assert world.allotter.pick_for_otp(["mock"], 1, 0) is None
-        link.give_back(1, tokens=True)
+        link.give_back(1, unsent=1)
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
@@ -324,7 +324,7 @@ def test_what_finds_room_at_a_better_operator_keeps_no_places_at_a_worse_one(
             allotter.settle_grants(claim, committed=True)
             if turn % 4 == 3:
                 for link in (better, worse):
-                    link.give_back(link.in_flight, tokens=True)
+                    link.give_back(link.in_flight, unsent=link.in_flight)
         return parts
 
     for shard in (0, 1):
@@ -384,7 +384,7 @@ async def one_by_one(world: World, count: int, *, otp: bool = False) -> Counter[
             link = world.allotter.pick_for_otp(world.allotter.routes[0], 1, 0.0)
             assert link is not None
             got[link.name] += 1
-            link.give_back(1, tokens=False)
+            link.give_back(1)
             continue
         world.send(0, client)
         await world.quiet()
@@ -459,11 +459,11 @@ def test_what_is_free_goes_to_the_first_that_looks_but_a_whole_window_to_nobody(
     assert [parts(shard) for shard in (2, 0, 3, 1)] == [10, 10, 10, 10]
     # From now on a few become free at a time, and wait for no second look.
     for shard, count in ((1, 8), (1, 1), (3, 5)):
-        link.give_back(count, tokens=False)
+        link.give_back(count)
         assert parts(shard) == count
     # But the last one is for a shard with something earlier.
     allotter.report(2, {(0, 0): MILLION}, {(0, 0): QUANTUM})
-    link.give_back(4, tokens=False)
+    link.give_back(4)
     assert [parts(shard) for shard in (2, 0)] == [1, 3]
 
 
@@ -486,7 +486,7 @@ async def test_unused_grants_are_handed_back() -> None:
         assert link.in_flight == sum(grant.parts for grant in grants) == 4
         world.send(0, client)
         for grant in grants:
-            link.give_back(grant.parts, tokens=True)
+            link.give_back(grant.parts, unsent=grant.parts)
         await world.quiet()
         assert link.in_flight == 1
         await world.serve(1)

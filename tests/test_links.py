@@ -41,7 +41,7 @@ class Breaker(RuleBasedStateMachine):
     @precondition(lambda self: self.link.in_flight)
     @rule()
     def a_submit_has_no_answer(self) -> None:
-        self.link.give_back(1, tokens=False)
+        self.link.give_back(1)
         self.in_a_row += 1
         if self.open_until_s is not None or self.in_a_row >= FAILURES_MAX:
             self.open_until_s = self.now_s + OPEN_S
@@ -50,7 +50,7 @@ class Breaker(RuleBasedStateMachine):
     @precondition(lambda self: self.link.in_flight)
     @rule()
     def a_submit_is_answered(self) -> None:
-        self.link.give_back(1, tokens=False)
+        self.link.give_back(1)
         was_open, self.open_until_s = self.open_until_s is not None, None
         self.in_a_row = 0
         assert self.link.worked() == was_open
@@ -128,10 +128,10 @@ def test_what_was_not_sent_gives_its_tokens_back() -> None:
     link = Link("op", 10, Bucket(20.0), otp_share=0.0)
     assert link.free(1.0) == 1
     link.take(1)
-    link.give_back(1, tokens=True)
+    link.give_back(1, unsent=1)
     assert link.free(1.0) == 1
     link.take(1)
-    link.give_back(1, tokens=False)
+    link.give_back(1)
     assert link.free(1.0) == 0
 
 

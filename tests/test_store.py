@@ -69,7 +69,7 @@ class Line:
 
     def settle(self, message: Message, verdict: Verdict = Verdict.ACCEPTED) -> None:
         """Bring in what the operator answered."""
-        self.allotter.links["mock"].give_back(message.parts, tokens=False)
+        self.allotter.links["mock"].give_back(message.parts)
         self.shard.put(Settle(message.number, message.attempts, Outcome(verdict, "id"), RULES))
 
     async def settled(self) -> None:

@@ -10,7 +10,8 @@ from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
 from smsgw.gateway import Gateway
-from smsgw.models import Lane, Message, Reason, Status, Verdict
+from smsgw.models import Lane, Message, Outcome, Reason, Status, Verdict
+from smsgw.providers.base import fold
 from tests.conftest import OpenGateway
 from tests.support import (
     DELIVERED,
@@ -251,6 +252,57 @@ async def test_the_time_of_an_answer_is_learnt_from_answers_only(
     clock.advance(3)
     operator.answer(submission, Verdict.NOT_SENT, answered=True)
     assert (round(link.answer_s, 6), link.answers) == (2.1, 1)
+
+
+TAKEN, NOT_TAKEN = Outcome(Verdict.ACCEPTED, "1"), Outcome(Verdict.NOT_SENT)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "unsent"),
+    [
+        (Outcome(Verdict.NOT_SENT), 3),
+        (fold({1: NOT_TAKEN, 2: NOT_TAKEN, 3: NOT_TAKEN}), 3),
+        (fold({1: TAKEN, 2: TAKEN, 3: NOT_TAKEN}), 1),
+        (fold({1: TAKEN, 2: Outcome(Verdict.NOT_SENT, answered=True), 3: NOT_TAKEN}), 1),
+        (fold({1: Outcome(Verdict.FAILED), 2: TAKEN, 3: NOT_TAKEN}), 1),
+        (Outcome(Verdict.NOT_SENT, answered=True), 0),
+        (Outcome(Verdict.UNKNOWN), 0),
+        (fold({1: TAKEN, 2: TAKEN, 3: TAKEN}), 0),
+    ],
+)
+async def test_tokens_come_back_for_parts_that_have_not_left(
+    gateway_of: OpenGateway, operator: Scripted, outcome: Outcome, unsent: int
+) -> None:
+    gateway = await serve(gateway_of, operator, providers={"mock": {"rate_parts_per_s": 10}})
+    client = await add_client(gateway)
+    link = gateway.allotter.links["mock"]
+    link.bucket.tokens = 1.0
+    await send(gateway, client, text="x" * 400)
+    submission = await operator.next()
+    gateway.allotter.paused = True
+    before = link.bucket.tokens
+    operator.settle(submission, outcome)
+    assert (link.in_flight, link.bucket.tokens - before) == (0, unsent)
+
+
+async def test_parts_that_an_operator_has_already_take_no_tokens(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator, providers={"mock": {"rate_parts_per_s": 10}})
+    client = await add_client(gateway)
+    link = gateway.allotter.links["mock"]
+    link.bucket.tokens = 1.0
+    await send(gateway, client, text="x" * 400)
+    failed = Outcome(Verdict.FAILED)
+    operator.settle(await operator.next(), fold({1: TAKEN, 2: TAKEN, 3: failed}))
+    await flushed(gateway)
+    clock.advance(3600)
+    await sweep(gateway)
+    again = await operator.next()
+    assert again.accepted_parts == {1, 2}
+    before = link.bucket.tokens
+    operator.settle(again, fold({3: Outcome(Verdict.ACCEPTED, "3")}))
+    assert link.bucket.tokens - before == 2
 
 
 async def test_a_place_is_free_as_soon_as_the_operator_has_answered(
