@@ -18,6 +18,7 @@ from tests.support import add_client, assert_clean, flushed
 from tests.test_failover import HTTP, MOCK, Operator, down, serve, submitted
 from tests.test_otp import ask, asked, assert_released, result_of, stored
 
+BACKENDS = ("sqlite", "postgres")
 SECOND: dict[str, Any] = {**MOCK, "priority": 1}
 
 
