@@ -483,19 +483,18 @@ class Fleet:
 
     async def _restore(self, names: Collection[str], shards: Iterable[Shard]) -> None:
         """Tell operators what they had accepted and have not reported on."""
-        accepted: dict[str, list[Accepted]] = {}
         for shard in shards:
             before = NUMBER_MAX
-            while messages := await shard.store.accepted_open(before, RESTORED_STEP):
-                before = messages[-1].number
-                for message in messages:
-                    name = message.provider or ""
-                    if name in names and message.provider_message_id:
-                        known = accepted.setdefault(name, [])
-                        known.append(Accepted(message.provider_message_id, f"+{message.recipient}"))
-        for name, of_one in accepted.items():
-            if name in self.providers:
-                self.providers[name].restore(of_one)
+            while unreported := await shard.store.accepted_open(before, RESTORED_STEP):
+                before = unreported[-1].message
+                accepted: dict[str, list[Accepted]] = {}
+                for one in unreported:
+                    if one.provider in names and one.provider_message_id:
+                        known = accepted.setdefault(one.provider, [])
+                        known.append(Accepted(one.provider_message_id, f"+{one.recipient}"))
+                for name, of_one in accepted.items():
+                    if name in self.providers:
+                        self.providers[name].restore(of_one)
 
     # Routes, and what waits on them.
 

@@ -7,7 +7,7 @@ order of a row's fields is the order of its columns in ``store/sql``.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from smsgw.ids import created_at_ms, generation_of
 
@@ -272,6 +272,15 @@ class Part:
     provider: str
     status: int
     provider_message_id: str | None
+
+
+class Unreported(NamedTuple):
+    """What an operator has accepted, and no receipt has told yet how it ended."""
+
+    message: int
+    provider: str | None
+    provider_message_id: str | None
+    recipient: int
 
 
 class Verdict(StrEnum):

@@ -104,6 +104,16 @@ def taken(asked: Asked) -> Any:
     return says({"id": "m-1"})
 
 
+async def changed(site: Site, **settings: Any) -> None:
+    """Have the operator's settings changed by a reload, and wait until that is done."""
+    gateway = site.gateway
+    providers = gateway.settings.providers
+    changed = {**providers, "op": providers["op"].model_copy(update=settings)}
+    await gateway.reload(gateway.settings.model_copy(update={"providers": changed}))
+    while gateway.fleet._tasks:
+        await asyncio.wait(set(gateway.fleet._tasks))
+
+
 async def gateway_error(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n")
 
@@ -233,6 +243,33 @@ async def test_a_message_in_parts_is_delivered_once_all_of_them_are(
             await site.push(json={"messageId": f"0A0000000123ABCD{part}", "status": "delivered"})
             assert (await site.message(message["id"]))["status"] == status
         assert (await account_of(site.gateway, site.client_id)).charged_cents == 10
+
+
+async def test_all_parts_are_asked_about_after_an_exchange_too(gateway_of: OpenGateway) -> None:
+    asked_about: set[str] = set()
+    word = "ENROUTE"
+
+    def answer(asked: Asked) -> Any:
+        if asked.path == "/send":
+            return says({"messages": [{"id": f"p{n}"} for n in (1, 2, 3)]})
+        asked_about.update(asked.query["id"])
+        return says({"status": word})
+
+    polled = {
+        "parts_path": "messages",
+        "receipt_poll_s": 0.01,
+        "receipt_poll_url": "{base_url}/status?id={id}",
+        "receipt_poll_status": "status",
+    }
+    async with site_with(gateway_of, answer, **polled) as site:
+        message = await site.accepted(text="x" * 400)
+        assert message["parts"] == 3
+        await changed(site, connect_timeout_s=4.0)
+        asked_about.clear()
+        word = "DELIVERED"
+        done = await site.message(message["id"], wait_s=60)
+        assert (done["status"], done["charged"]) == ("DELIVERED", 15)
+        assert asked_about == {"p1", "p2", "p3"}
 
 
 async def test_a_refusal_gives_the_money_back(gateway_of: OpenGateway) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from smsgw import lifecycle, parts
+from smsgw import fleet, lifecycle, parts
 from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.gateway import Gateway
@@ -326,6 +326,63 @@ def test_only_that_an_earlier_attempt_was_delivered_ends_a_part(word: str) -> No
     assert message.status == (S.DELIVERED if word == "DELIVRD" else S.SENT)
     lifecycle.receive(turn, message, "DELIVRD", None, "id-2", RULES, 2)
     assert message.status == S.DELIVERED
+
+
+async def test_an_operator_is_told_of_every_open_part_after_a_restart(
+    gateway_of: OpenGateway,
+) -> None:
+    gateway, operator = await serve(gateway_of)
+    client = await add_client(gateway)
+    sent, doubtful, whole, unknown = [
+        await three_parts(gateway, client),
+        await three_parts(gateway, client),
+        (await send(gateway, client)),
+        (await send(gateway, client)),
+    ]
+    held = {one.number: one for one in [await operator.next() for _ in range(4)]}
+    accept = Outcome(V.ACCEPTED, "a-1"), Outcome(V.ACCEPTED, "a-2"), Outcome(V.ACCEPTED, "a-3")
+    operator.answer(held[sent.number], V.ACCEPTED, parts=dict(enumerate(accept, 1)))
+    half = {1: Outcome(V.UNKNOWN), 2: Outcome(V.ACCEPTED, "b-2"), 3: Outcome(V.ACCEPTED, "b-3")}
+    operator.answer(held[doubtful.number], V.UNKNOWN, parts=half)
+    assert isinstance(whole, Accepted)
+    assert isinstance(unknown, Accepted)
+    operator.accept(held[whole.message.number], "c")
+    operator.answer(held[unknown.message.number], V.UNKNOWN)
+    await flushed(gateway)
+    operator.receipt("a-1")
+    operator.receipt("b-3")
+    await flushed(gateway)
+    await crash(gateway)
+
+    gateway, operator = await serve(gateway_of)
+    assert sorted(known.provider_message_id for known in operator.restored) == [
+        "a-2",
+        "a-3",
+        "b-2",
+        "c",
+    ]
+    operator.receipt("a-2")
+    operator.receipt("a-3")
+    assert (await final_of(gateway, sent)).status == S.DELIVERED
+    await assert_clean(gateway)
+
+
+async def test_what_is_open_is_told_page_by_page_and_none_ends_it_early(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet, "RESTORED_STEP", 1)
+    gateway, operator = await serve(gateway_of)
+    client = await add_client(gateway)
+    for verdict in (V.ACCEPTED, V.UNKNOWN, V.ACCEPTED, V.UNKNOWN):
+        await send(gateway, client)
+        submission = await operator.next()
+        operator.answer(submission, verdict, provider_message_id=f"id {submission.number}")
+    await flushed(gateway)
+    await crash(gateway)
+
+    gateway, operator = await serve(gateway_of)
+    assert len(operator.restored) == 2
+    await assert_clean(gateway)
 
 
 async def test_accepted_parts_outlive_a_crash(gateway_of: OpenGateway, clock: ManualClock) -> None:

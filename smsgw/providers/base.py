@@ -56,7 +56,7 @@ class Submission:
 
 @dataclass(slots=True, frozen=True)
 class Accepted:
-    """A message that an operator accepted and has not reported on yet, as known at start."""
+    """A message, or a part of one, that an operator accepted and has not reported on yet."""
 
     provider_message_id: str
     recipient: str
@@ -143,7 +143,7 @@ class Provider(Protocol):
         ...
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
-        """Learn at start which accepted messages still lack a receipt."""
+        """Learn at start what was accepted and still lacks a receipt; may be told twice of some."""
         ...
 
     async def stop(self) -> None:

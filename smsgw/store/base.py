@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from smsgw.errors import SmsgwError
-from smsgw.models import Message
+from smsgw.models import Message, Unreported
 from smsgw.store.audit import Proof
 from smsgw.turn import Item, QueueKey
 
@@ -77,8 +77,13 @@ class ShardStore(Protocol):
         """The lowest rank of every queue."""
         ...
 
-    async def accepted_open(self, before: int, limit: int) -> list[Message]:
-        """The newest messages that an operator accepted and has not reported on."""
+    async def accepted_open(self, before: int, limit: int) -> list[Unreported]:
+        """What was accepted and not reported on, of the newest messages; of each a row at least.
+
+        Args:
+            before: only messages with lower numbers.
+            limit: of how many messages.
+        """
         ...
 
     def express_share(self, client_id: bytes, route: int) -> tuple[int, int, int]:

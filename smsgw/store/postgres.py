@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from smsgw.errors import StorageUnavailable, StoreError
 from smsgw.ids import NumberSource
-from smsgw.models import Lane, Message
+from smsgw.models import Lane, Unreported
 from smsgw.store import postgres_rows as rows
 from smsgw.store import postgres_statements as statements
 from smsgw.store.audit import Proof
@@ -266,9 +266,9 @@ class PostgresShard:
         found = await self.read("queue_lowest")
         return [((route, lane), rank) for route, lane, rank in found if rank is not None]
 
-    async def accepted_open(self, before: int, limit: int) -> list[Message]:
-        """The newest messages that an operator accepted and has not reported on."""
-        return [Message(*row) for row in await self.read("accepted_open", before, limit)]
+    async def accepted_open(self, before: int, limit: int) -> list[Unreported]:
+        """See ``ShardStore.accepted_open``."""
+        return [Unreported(*row) for row in await self.read("accepted_open", before, limit)]
 
     async def read(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """See ``ShardStore.read``."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from smsgw.errors import InternalError, SmsgwError, StorageUnavailable, StoreError
 from smsgw.ids import NumberSource
-from smsgw.models import FINAL_FROM, Flow, Lane, Message
+from smsgw.models import FINAL_FROM, Flow, Lane, Unreported
 from smsgw.store import statements
 from smsgw.store.audit import Proof, audit
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
@@ -431,9 +431,9 @@ class SqliteShard:
         rows = await self.read("queue_lowest")
         return [((route, lane), rank) for route, lane, rank in rows if rank is not None]
 
-    async def accepted_open(self, before: int, limit: int) -> list[Message]:
-        """The newest messages that an operator accepted and has not reported on."""
-        return [Message(*row) for row in await self.read("accepted_open", before, limit)]
+    async def accepted_open(self, before: int, limit: int) -> list[Unreported]:
+        """See ``ShardStore.accepted_open``."""
+        return [Unreported(*row) for row in await self.read("accepted_open", before, limit)]
 
     def express_share(self, client_id: bytes, route: int) -> tuple[int, int, int]:
         """What a client has waiting on the express lane of a route.

@@ -147,9 +147,22 @@ WHERE m.number >> 44 = stretch.number AND m.client = c.number AND m.recipient = 
 LIMIT 2;
 
 -- name: accepted_open
--- Accepted by an operator, without a receipt so far, newest first.
-SELECT * FROM message WHERE number < ? AND status IN (2, 3, 4) AND status = 3
-ORDER BY number DESC LIMIT ?;
+-- What an operator has accepted and not reported on, newest first: its id of each part, where parts
+-- have ids. Of a message in doubt that is what was accepted of it: nothing, as a rule.
+SELECT m.number, coalesce(p.provider, m.provider),
+       CASE WHEN p.message IS NULL THEN m.provider_message_id ELSE p.provider_message_id END,
+       m.recipient
+FROM (
+    SELECT * FROM (
+        SELECT number, provider, provider_message_id, recipient FROM message
+        WHERE number < ?1 AND status IN (2, 3, 4) AND status = 3 ORDER BY number DESC LIMIT ?2)
+    UNION ALL
+    SELECT * FROM (
+        SELECT number, provider, NULL, recipient FROM message
+        WHERE number < ?1 AND status IN (2, 3, 4) AND status = 4 ORDER BY number DESC LIMIT ?2)
+    ORDER BY 1 DESC LIMIT ?2) AS m
+LEFT JOIN part AS p ON p.message = m.number AND p.status = 3
+ORDER BY m.number DESC;
 
 -- name: uncertain_list
 -- Messages of which nobody knows whether they were sent.

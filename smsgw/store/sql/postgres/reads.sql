@@ -135,8 +135,16 @@ WHERE m.recipient = $2 AND m.number >= $4 AND m.provider = $1 AND m.sender = $3
 LIMIT 2;
 
 -- name: accepted_open
--- Accepted by an operator, without a receipt so far, newest first.
-SELECT * FROM shard.message WHERE number < $1 AND status = 3 ORDER BY number DESC LIMIT $2;
+-- What an operator has accepted and not reported on, newest first: its id of each part, where parts
+-- have ids. Of a message in doubt that is what was accepted of it: nothing, as a rule.
+SELECT m.number, coalesce(p.provider, m.provider),
+       CASE WHEN p.message IS NULL THEN m.provider_message_id ELSE p.provider_message_id END,
+       m.recipient
+FROM (SELECT number, provider, CASE status WHEN 3 THEN provider_message_id END, recipient
+      FROM shard.message WHERE number < $1 AND status IN (3, 4) ORDER BY number DESC LIMIT $2)
+     AS m (number, provider, provider_message_id, recipient)
+LEFT JOIN shard.part AS p ON p.message = m.number AND p.status = 3
+ORDER BY m.number DESC;
 
 -- name: uncertain_list
 -- Messages of which nobody knows whether they were sent.
