@@ -163,7 +163,11 @@ def settle(
         _unknown(turn, message, outcome, rules, next_route, jitter)
     else:
         message.attempts -= 1
-        _requeue_or_expire(turn, message)
+        message.last_error = outcome.detail or message.last_error
+        if verdict is Verdict.NOT_SENT and outcome.retry_after_s:
+            _step_aside(turn, message, outcome.retry_after_s, next_route)
+        else:
+            _requeue_or_expire(turn, message)
     return True
 
 
@@ -232,6 +236,13 @@ def _requeue_or_expire(turn: Turn, message: Message) -> None:
     else:
         message.provider = None
         queue_again(turn, message, message.rank)
+
+
+def _step_aside(turn: Turn, message: Message, pause_s: float, next_route: NextRoute) -> None:
+    """Nothing was sent, and that may be the message's own fault: others go first for a while."""
+    message.route, _ = next_route(message, parts.begun_by(turn, message))
+    message.provider = None
+    _retry_at(turn, message, turn.now_ms + max(1, int(pause_s * 1000)))
 
 
 def _unknown(

@@ -300,7 +300,8 @@ class Outcome:
 
     ``refused`` is for good, ``failed`` is temporary, ``throttled`` says that the link is too fast
     and is no failure of the message, ``not_sent`` that no byte left, or, where it was ``answered``,
-    that the operator used none; ``unknown`` that bytes may have left and nothing came back;
+    that the operator used none, and if it should come back only after a while, that this may be its
+    own fault; ``unknown`` that bytes may have left and nothing came back;
     ``timed_out``, that this speaks against the operator's health.
     ``handset`` says of what was accepted that the handset has it, and not only the operator. Where
     an operator takes parts one by one, ``parts`` has an outcome for each part of this submit,

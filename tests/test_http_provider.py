@@ -20,6 +20,7 @@ from smsgw.models import Outcome, Verdict
 from smsgw.operators import HttpProviderSettings
 from smsgw.providers import http
 from smsgw.providers.base import Accepted
+from smsgw.providers.http import suspects
 from smsgw.providers.http.client import Client, NotSentError
 from smsgw.providers.http.judge import basic
 from smsgw.providers.http.requests import Request
@@ -600,7 +601,6 @@ async def test_a_redirect_is_not_followed() -> None:
         connected(url=operator.base_url, body={"to": "{to}"}) as (provider, desk),
     ):
         assert (await outcome_of(provider, desk)).verdict is Verdict.NOT_SENT
-        assert provider.trouble == "the operator answers HTTP 307"
         assert not elsewhere.asked
 
 
@@ -673,18 +673,58 @@ def test_the_name_of_a_file_for_tls_that_cannot_be_one_is_told_with_its_setting(
 # Trouble
 
 
-async def test_what_is_wrong_with_the_link_is_no_fault_of_the_message() -> None:
-    answers = iter([answering(401), answering(200)])
+async def test_what_several_messages_are_told_in_a_row_is_the_fault_of_the_link() -> None:
+    status = 401
     async with (
-        serving(lambda asked: next(answers)(asked)) as operator,
-        connected(url=operator.base_url) as (provider, desk),
+        serving(lambda asked: answering(status)(asked)) as operator,
+        connected(url=operator.base_url, breaker_open_s=7.0) as (provider, desk),
     ):
-        outcome = await outcome_of(provider, desk)
-        assert outcome == Outcome(Verdict.NOT_SENT, detail="HTTP 401", answered=True)
+        # One alone may be at fault itself, however often it is tried.
+        for reference in ("a", "a", "a", "b", "c"):
+            assert provider.trouble is None
+            outcome = await outcome_of(provider, desk, reference=reference)
+            assert outcome == Outcome(
+                Verdict.NOT_SENT, detail="HTTP 401", retry_after_s=7.0, answered=True
+            )
         assert provider.trouble == "the operator answers HTTP 401"
-        assert (await outcome_of(provider, desk)).verdict is Verdict.ACCEPTED
+        # As long as nothing is accepted, no message is blamed, and one more is enough to rest.
+        again = await outcome_of(provider, desk, reference="a")
+        assert again.verdict is Verdict.NOT_SENT
+        status = 200
+        assert (await outcome_of(provider, desk, reference="d")).verdict is Verdict.ACCEPTED
         assert provider.trouble is None
-        assert desk.changes == 2
+        assert (await outcome_of(provider, desk, reference="a")).verdict is Verdict.ACCEPTED
+        status = 401
+        again = await outcome_of(provider, desk, reference="a")
+        assert (again.verdict, provider.trouble) == (Verdict.NOT_SENT, None)
+
+
+async def test_a_message_that_fails_where_others_are_accepted_has_failed_itself() -> None:
+    def answer(asked: Asked) -> web.Response:
+        return says({}, 403 if asked.json["to"].endswith("99") else 200)
+
+    async with (
+        serving(answer) as operator,
+        connected(url=operator.base_url, body={"to": "{to}"}) as (provider, desk),
+    ):
+        verdicts = []
+        for number in range(12):
+            wrong = await outcome_of(provider, desk, reference="x", recipient="+9899")
+            verdicts.append(wrong.verdict)
+            assert (wrong.detail, provider.trouble) == ("HTTP 403", None)
+            right = await outcome_of(provider, desk, reference=f"n{number}", recipient="+9800")
+            assert right.verdict is Verdict.ACCEPTED
+        # Its attempts are bounded, so that this comes to an end.
+        assert verdicts == [Verdict.NOT_SENT] + [Verdict.FAILED] * 11
+
+
+async def test_suspects_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "SUSPECTS_MAX", 2)
+    known = suspects.Suspects()
+    for reference in ("a", "b", "c"):
+        assert not known.said_of(reference)
+    known.accepted("d")
+    assert [known.said_of(reference) for reference in ("a", "c")] == [False, True]
 
 
 async def test_trouble_is_over_after_a_while() -> None:
@@ -692,7 +732,9 @@ async def test_trouble_is_over_after_a_while() -> None:
         serving(answering(403)) as operator,
         connected(url=operator.base_url, breaker_open_s=1e-9) as (provider, desk),
     ):
-        await outcome_of(provider, desk)
+        for reference in ("a", "b", "c"):
+            await outcome_of(provider, desk, reference=reference)
+        assert provider._trouble is not None
         assert provider.trouble is None
 
 
@@ -770,7 +812,8 @@ async def test_no_secret_is_in_an_error_a_log_or_the_trouble(status: int) -> Non
                 error_path="text",
             ) as (provider, desk),
         ):
-            outcome = await outcome_of(provider, desk)
+            for reference in ("a", "b", "c"):
+                outcome = await outcome_of(provider, desk, reference=reference)
             seen = f"{outcome} {provider.trouble} {written.getvalue()} {provider._settings!r}"
     finally:
         root.handlers[:], root.level = before

@@ -307,20 +307,41 @@ async def test_a_link_in_trouble_takes_nothing_more_and_the_message_waits(
         return says({}, 401)
 
     async with site_with(gateway_of, answer, breaker_open_s=3600) as site:
-        sent = await site.send()
+        sent = [await site.send() for _ in range(3)]
         provider = site.gateway.providers["op"]
         while provider.trouble is None:
             await flushed(site.gateway)
+        sent.append(await site.send())
         await flushed(site.gateway)
-        message = await site.message(sent["message_id"])
-        assert (message["status"], message["attempts"]) == ("QUEUED", 0)
-        assert seen == 1
+        messages = [await site.message(one["message_id"]) for one in sent]
+        assert [message["status"] for message in messages] == ["FAILED_TEMP"] * 3 + ["QUEUED"]
+        assert [message["attempts"] for message in messages] == [0] * 4
+        assert messages[0]["last_error"] == "HTTP 401"
+        assert seen == 3
         ready = await site.http.get("/ready")
         assert ready.status_code == 503
         assert ready.json()["degraded"] == ["provider op: the operator answers HTTP 401"]
         refused = await site.send(503, otp=True, text="code")
         assert refused["submitted"] is False
-        assert seen == 1
+        assert seen == 3
+
+
+async def test_a_number_that_the_operator_does_not_allow_holds_up_no_other(
+    gateway_of: OpenGateway,
+) -> None:
+    def answer(asked: Asked) -> Any:
+        opted_out = asked.json["to"].endswith("99")
+        return says({"error": "opted out"}, 403) if opted_out else says({"id": "m-1"})
+
+    settings = {"body": {"to": "{to}"}, "error_path": "error", "breaker_open_s": 3600, "window": 1}
+    async with site_with(gateway_of, answer, **settings) as site:
+        wrong = await site.send(to="+989121234599")
+        for _ in range(5):
+            assert (await site.accepted())["status"] == "SENT"
+        message = await site.message(wrong["message_id"])
+        assert (message["status"], message["attempts"]) == ("FAILED_TEMP", 0)
+        assert message["last_error"] == "HTTP 403: opted out"
+        assert not site.gateway.trouble()
 
 
 # Receipts in the operator's form
@@ -466,7 +487,8 @@ async def test_neither_tokens_nor_keys_are_in_the_log(gateway_of: OpenGateway) -
     logs.setup("debug", written)
     try:
         async with site_with(gateway_of, Kavenegar(403), **KAVENEGAR) as site:
-            sent = await site.send()
+            for _ in range(3):
+                sent = await site.send()
             while site.gateway.providers["op"].trouble is None:
                 await flushed(site.gateway)
             await site.push(400, content=b"<xml/>")

@@ -80,8 +80,10 @@ class Event:
     after_ms: int = 0
 
 
-def answer(verdict: Verdict, attempt: int = 1) -> Callable[[Turn, Message, Rules], object]:
-    outcome = Outcome(verdict, "id-2" if verdict is Verdict.ACCEPTED else None, "detail")
+def answer(
+    verdict: Verdict, attempt: int = 1, **more: Any
+) -> Callable[[Turn, Message, Rules], object]:
+    outcome = Outcome(verdict, "id-2" if verdict is Verdict.ACCEPTED else None, "detail", **more)
     return lambda turn, message, rules: lifecycle.settle(
         turn, message, attempt, outcome, rules, jitter=lambda: 1.0
     )
@@ -125,6 +127,10 @@ EVENTS: Final[dict[str, Event]] = {
     "throttled, not valid": Event(answer(Verdict.THROTTLED), RULES, 60_000),
     "not sent": Event(answer(Verdict.NOT_SENT)),
     "not sent, not valid": Event(answer(Verdict.NOT_SENT), RULES, 60_000),
+    "not sent, step aside": Event(answer(Verdict.NOT_SENT, retry_after_s=10.0)),
+    "not sent, step aside, not valid": Event(
+        answer(Verdict.NOT_SENT, retry_after_s=10.0), RULES, 60_000
+    ),
     "no answer, wait": Event(answer(Verdict.UNKNOWN)),
     "no answer, resend": Event(answer(Verdict.UNKNOWN), RESEND),
     "no answer, resend, none left": Event(answer(Verdict.UNKNOWN), replace(RESEND, attempts_max=1)),
@@ -181,6 +187,8 @@ _ANSWERED: Final[dict[str, Result]] = {
     "throttled, not valid": _INVALID,
     "not sent": (S.QUEUED, None, NONE),
     "not sent, not valid": _INVALID,
+    "not sent, step aside": (S.FAILED_TEMP, None, NONE),
+    "not sent, step aside, not valid": _INVALID,
 }
 _WAITS: Final[dict[str, Result]] = {"cancel": _CANCELLED, "validity over": _INVALID}
 _COMES_DUE: Final[dict[str, Result]] = {
@@ -309,6 +317,16 @@ def test_what_never_left_goes_back_at_its_old_rank_and_costs_no_attempt(name: st
     assert message.rank == RANK
     assert message.attempts == 0
     assert message.provider is None
+    assert message.last_error == "detail"
+
+
+def test_what_may_be_at_fault_itself_steps_aside_and_costs_no_attempt() -> None:
+    message = message_in(S.SENDING, rank=RANK)
+    turn, _ = run(EVENTS["not sent, step aside"], message)
+    assert message.due_at_ms == turn.now_ms + 10_000
+    assert (message.attempts, message.provider, message.last_error) == (0, None, "detail")
+    run(EVENTS["due"], message)
+    assert (message.status, message.attempts) == (S.QUEUED, 0)
 
 
 @pytest.mark.parametrize("status", [S.SCHEDULED, S.FAILED_TEMP])

@@ -169,6 +169,25 @@ async def test_a_time_limit_is_each_flights_own(
     assert (await message_of(gateway, late)).status == Status.SENDING
 
 
+async def test_what_may_be_at_fault_itself_lets_others_go_first(
+    gateway_of: OpenGateway, operator: Scripted, clock: ManualClock
+) -> None:
+    gateway = await serve(gateway_of, operator, providers={"mock": {"window": 1}})
+    client = await add_client(gateway)
+    first, second = [await submitted(gateway, client) for _ in range(2)]
+    operator.answer(await operator.next(), Verdict.NOT_SENT, retry_after_s=5.0, detail="HTTP 403")
+    then = await operator.next()
+    assert then.number == second.number
+    operator.accept(then, "2")
+    now = await message_of(gateway, first)
+    assert (now.status, now.attempts, now.last_error) == (Status.FAILED_TEMP, 0, "HTTP 403")
+    clock.advance(5.0)
+    await sweep(gateway)
+    again = await operator.next()
+    assert (again.number, again.attempt) == (first.number, 1)
+    await assert_clean(gateway)
+
+
 @pytest.mark.parametrize("verdict", [Verdict.THROTTLED, Verdict.NOT_SENT])
 async def test_what_was_not_taken_goes_back_at_its_old_rank_and_costs_no_attempt(
     gateway_of: OpenGateway, operator: Scripted, clock: ManualClock, verdict: Verdict
@@ -177,7 +196,8 @@ async def test_what_was_not_taken_goes_back_at_its_old_rank_and_costs_no_attempt
     client = await add_client(gateway)
     first, second = [await submitted(gateway, client) for _ in range(2)]
     submission = await operator.next()
-    operator.answer(submission, verdict, retry_after_s=5.0)
+    rest_s = 5.0 if verdict is Verdict.THROTTLED else None
+    operator.answer(submission, verdict, retry_after_s=rest_s)
     await flushed(gateway)
     if verdict is Verdict.THROTTLED:
         now = await message_of(gateway, first)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from smsgw.logs import get
@@ -14,6 +15,7 @@ from smsgw.providers.http.judge import Judge
 from smsgw.providers.http.polls import Polls
 from smsgw.providers.http.reading import Receipts
 from smsgw.providers.http.requests import Requests
+from smsgw.providers.http.suspects import Suspects
 
 log = get(__name__)
 
@@ -40,6 +42,7 @@ class HttpProvider:
         self._client = Client(name, settings)
         self._judge = Judge(settings, self._requests.hidden)
         self._polls = Polls(name, settings, self._requests, self._client, Receipts(settings))
+        self._suspects = Suspects()
         self._sink: Sink | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._trouble: str | None = None
@@ -119,10 +122,24 @@ class HttpProvider:
             return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=True)
         outcome, trouble = self._judge.outcome(answer, submission)
         if trouble is not None:
-            self._in_trouble(trouble, self._settings.breaker_open_s)
-        elif outcome.verdict is Verdict.ACCEPTED and self._trouble is not None:
-            self._in_trouble(None, 0.0)
+            return self._troubled(submission, outcome, trouble)
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._suspects.accepted(submission.reference)
+            if self._trouble is not None:
+                self._in_trouble(None, 0.0)
         return outcome
+
+    def _troubled(self, submission: Submission, outcome: Outcome, trouble: str) -> Outcome:
+        """Rest if it is the link; else let the message step aside, or fail if it is the message."""
+        rest_s = self._settings.breaker_open_s
+        is_the_message = self._suspects.said_of(submission.reference)
+        if self._suspects.is_the_link:
+            self._in_trouble(trouble, rest_s)
+        if outcome.verdict is not Verdict.NOT_SENT:
+            return outcome
+        if is_the_message:
+            return replace(outcome, verdict=Verdict.FAILED, answered=False)
+        return replace(outcome, retry_after_s=max(rest_s, outcome.retry_after_s or 0.0))
 
     def _in_trouble(self, why: str | None, pause_s: float) -> None:
         """Rest for a while, or no more."""
