@@ -45,14 +45,24 @@ from smsgw.worker import Worker
 log = get(__name__)
 
 RESTORED_STEP: Final = 10_000
+RECEIPT_TIMEOUT_S: Final = 259_200.0
 TEST_VALID_S: Final = 300.0
 _ROUTING: Final = "routing"
 
 Operators = Mapping[str, ProviderSettings]
 
 
-def build(operators: Operators, sandbox: Sandbox | None = None) -> dict[str, Provider]:
+def build(
+    operators: Operators,
+    sandbox: Sandbox | None = None,
+    receipt_timeout_s: float = RECEIPT_TIMEOUT_S,
+) -> dict[str, Provider]:
     """Operators as they are set, not connected yet.
+
+    Args:
+        operators: their settings.
+        sandbox: where the mock's messages are shown, if anywhere.
+        receipt_timeout_s: how long messages wait for a receipt.
 
     Raises:
         SettingsError: with every reason why one of them cannot be used.
@@ -61,7 +71,7 @@ def build(operators: Operators, sandbox: Sandbox | None = None) -> dict[str, Pro
     mistakes: list[str] = []
     for name, settings in operators.items():
         try:
-            built[name] = _build(name, settings, sandbox)
+            built[name] = _build(name, settings, sandbox, receipt_timeout_s)
         except SettingsError as error:
             mistakes += error.members.get("mistakes", [error.detail])
     if mistakes:
@@ -69,11 +79,13 @@ def build(operators: Operators, sandbox: Sandbox | None = None) -> dict[str, Pro
     return built
 
 
-def _build(name: str, settings: ProviderSettings, sandbox: Sandbox | None) -> Provider:
+def _build(
+    name: str, settings: ProviderSettings, sandbox: Sandbox | None, receipt_timeout_s: float
+) -> Provider:
     if isinstance(settings, MockProviderSettings):
         return MockProvider(name, settings, sandbox)
     if isinstance(settings, HttpProviderSettings):
-        return http.open_provider(name, settings)
+        return http.open_provider(name, settings, receipt_timeout_s)
     assert isinstance(settings, SmppProviderSettings)
     return SmppProvider(name, settings)
 
@@ -166,12 +178,13 @@ class Fleet:
         self._worker = worker
         self._metrics = metrics
         self._sandbox = sandbox
+        self._receipt_timeout_s = worker.rules.receipt_timeout_ms / 1000
         self._serving = False
         self._gateways = 1
         self._adjust()
         self._made = self._wanted()
         """With which settings the connections that there are, or will be, were made."""
-        self.providers: dict[str, Provider] = build(self._made, sandbox)
+        self.providers: dict[str, Provider] = build(self._made, sandbox, self._receipt_timeout_s)
         for name, link in allotter.links.items():
             link.off = name not in self._made
         routing.follow(_routing_of(settings, self._made))
@@ -291,6 +304,7 @@ class Fleet:
         new = build(
             {name: one for name, one in wanted.items() if not self._is_made(name, one)},
             self._sandbox,
+            self._receipt_timeout_s,
         )
         plan, catalog = _routing_of(settings, wanted), self._shards.catalog
         # A number under which nothing waits is no change.
@@ -371,7 +385,7 @@ class Fleet:
     def _make(self, name: str, settings: ProviderSettings, new: Provider | None) -> None:
         """Have an operator connected; one that cannot be built keeps no other from being used."""
         try:
-            provider = new or _build(name, settings, self._sandbox)
+            provider = new or _build(name, settings, self._sandbox, self._receipt_timeout_s)
         except SettingsError as error:
             self._made.pop(name, None)
             self._exchange(name, None)
@@ -534,9 +548,10 @@ class Fleet:
         for name in list(self.providers):
             self._worker.changed(name)
         if not self._restoring.locked():
-            for number, names in self._unrestored.items():
-                shard = self._shards.shards[number]
-                self._keep(self._restore_or_later(shard, set(names)), "restore")
+            again = {name for name, provider in self.providers.items() if provider.asks_again()}
+            for shard in self._shards:
+                if names := again | self._unrestored.get(shard.number, set()):
+                    self._keep(self._restore_or_later(shard, names), "restore")
         if not self._tidying.locked():
             self._keep(self._tidy(), "tidy")
 

@@ -201,7 +201,7 @@ class HttpProviderSettings(ProviderSettings):
     receipt_answer: str = ""
     receipt_poll_s: SecondsOrNone = 0.0
     receipt_poll_status: Annotated[str, Field(validate_default=True)] = ""
-    receipt_polls_max: Annotated[int, Field(ge=1, le=1000)] = 4
+    receipt_polls_max: Annotated[int, Field(ge=1, le=1000)] = 16
 
     @property
     def splits(self) -> None:

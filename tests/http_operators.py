@@ -183,10 +183,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def connected(**settings: Any) -> AsyncIterator[tuple[HttpProvider, Desk]]:
+async def connected(
+    receipt_timeout_s: float = 3600.0, **settings: Any
+) -> AsyncIterator[tuple[HttpProvider, Desk]]:
     """A provider with these settings, started."""
     desk = Desk()
-    provider = HttpProvider("op", HttpProviderSettings(kind="http", **settings))
+    provider = HttpProvider("op", HttpProviderSettings(kind="http", **settings), receipt_timeout_s)
     await provider.start(desk)
     try:
         yield provider, desk

@@ -146,6 +146,9 @@ class Scripted:
     def restore(self, accepted: Sequence[Restored]) -> None:
         self.restored += accepted
 
+    def asks_again(self) -> bool:
+        return False
+
     async def stop(self) -> None:
         pass
 

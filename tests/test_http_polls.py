@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from smsgw.models import Verdict
@@ -90,9 +91,7 @@ async def test_no_more_than_some_questions_are_open_at_a_time() -> None:
     assert opened == 2
 
 
-async def test_nobody_is_asked_for_ever_nor_about_everything(monkeypatch: Any) -> None:
-    monkeypatch.setattr(polls, "FOR_S", 0.0)
-    monkeypatch.setattr(polls, "WAITING_MAX", 1)
+async def test_nobody_is_asked_about_a_message_for_longer_than_it_waits_for_a_receipt() -> None:
     asked_about: asyncio.Queue[str] = asyncio.Queue()
 
     def never_known(asked: Asked) -> web.Response:
@@ -101,15 +100,38 @@ async def test_nobody_is_asked_for_ever_nor_about_everything(monkeypatch: Any) -
 
     async with (
         serving(never_known) as operator,
-        connected(**polled(operator.base_url, receipt_polls_max=1)) as (provider, desk),
+        connected(0.0, **polled(operator.base_url, receipt_polls_max=1)) as (provider, desk),
     ):
-        provider.restore([Accepted("m-1", "+98912"), Accepted("m-2", "+98912")])
+        provider.restore([Accepted("m-1", "+98912")])
         assert await asked_about.get() == "m-1"
         # One question at a time: with the next, all is done about the one before.
         provider.restore([Accepted("m-3", "+98912")])
         assert await asked_about.get() == "m-3"
         assert not provider._polls._waiting
         assert not desk.reports
+
+
+async def test_what_there_is_no_room_for_is_told_of_and_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(polls, "WAITING_MAX", 2)
+    async with (
+        serving(Told(*[3] * 4)) as operator,
+        connected(**polled(operator.base_url)) as (provider, desk),
+    ):
+        accepted = [Accepted(f"m-{number}", "+98912") for number in range(4)]
+        provider.restore(accepted[:2])
+        assert (provider.warning, provider.asks_again()) == (None, False)
+        provider.restore(accepted)
+        assert provider.warning is not None
+        assert "no more" in provider.warning
+        assert not provider.asks_again(), "there is no room yet"
+        await desk.until(lambda: len(desk.reports) == 2)
+        assert provider.asks_again()
+        assert (provider.warning, provider.asks_again()) == (None, False)
+        provider.restore(accepted[2:])
+        await desk.until(lambda: len(desk.reports) == 4)
+        assert sorted(report[0] for report in desk.reports) == ["m-0", "m-1", "m-2", "m-3"]
 
 
 async def test_a_lost_answer_to_a_question_is_asked_for_again() -> None:

@@ -650,7 +650,7 @@ def test_a_file_for_tls_that_cannot_be_used_is_named(tmp_path: Path, key: str) -
         files = {key: str(tmp_path / name)}
         settings = HttpProviderSettings(kind="http", url="https://localhost", **files)
         with pytest.raises(SettingsError, match=f"^providers.op.{key}: {why}$"):
-            http.open_provider("op", settings)
+            http.open_provider("op", settings, 60.0)
 
 
 @pytest.mark.parametrize("key", ["tls_ca_file", "tls_cert_file", "tls_key_file"])
@@ -666,7 +666,7 @@ def test_the_name_of_a_file_for_tls_that_cannot_be_one_is_told_with_its_setting(
     given = {"tls_cert_file": str(files.client), key: str(tmp_path / name)}
     settings = HttpProviderSettings(kind="http", url="https://localhost", **given)
     with pytest.raises(SettingsError) as told:
-        http.open_provider("op", settings)
+        http.open_provider("op", settings, 60.0)
     assert told.value.members["mistakes"] == [f"providers.op.{key}: {why}"]
 
 
@@ -761,7 +761,7 @@ def test_without_the_library_the_settings_say_what_to_install(
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     settings = HttpProviderSettings(kind="http", url="https://localhost")
     with pytest.raises(SettingsError) as caught:
-        http.open_provider("x", settings)
+        http.open_provider("x", settings, 60.0)
     assert caught.value.detail == "providers.x: kind http needs pip install 'smsgw[http]'"
     assert caught.value.members["mistakes"] == [caught.value.detail]
 

@@ -17,6 +17,7 @@ from smsgw.admission import Accepted
 from smsgw.api.app import public_app
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
+from smsgw.providers.http import polls
 from smsgw.settings import load, with_dev
 from tests.conftest import OpenGateway
 from tests.http_operators import Answers, Asked, Kavenegar, Twilio, Vonage, raw, says, serving
@@ -270,6 +271,38 @@ async def test_all_parts_are_asked_about_after_an_exchange_too(gateway_of: OpenG
         done = await site.message(message["id"], wait_s=60)
         assert (done["status"], done["charged"]) == ("DELIVERED", 15)
         assert asked_about == {"p1", "p2", "p3"}
+
+
+async def test_more_messages_than_can_be_asked_about_are_asked_about_in_turn(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polls, "WAITING_MAX", 2)
+    sent = 0
+    word = "ENROUTE"
+
+    def answer(asked: Asked) -> Any:
+        nonlocal sent
+        if asked.path == "/send":
+            sent += 1
+            return says({"id": f"m-{sent}"})
+        return says({"status": word})
+
+    polled = {
+        "receipt_poll_s": 0.01,
+        "receipt_poll_url": "{base_url}/status?id={id}",
+        "receipt_poll_status": "status",
+        "receipt_polls_max": 1,
+    }
+    async with site_with(gateway_of, answer, **polled) as site:
+        messages = [await site.accepted() for _ in range(6)]
+        assert "no more" in site.gateway.trouble()["provider op"]
+        word = "DELIVERED"
+        open_ids = {message["id"] for message in messages}
+        while open_ids or site.gateway.trouble():
+            site.gateway.fleet.look()
+            await flushed(site.gateway)
+            ended = [one for one in open_ids if (await site.message(one))["status"] == "DELIVERED"]
+            open_ids.difference_update(ended)
 
 
 async def test_a_refusal_gives_the_money_back(gateway_of: OpenGateway) -> None:

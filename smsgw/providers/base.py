@@ -146,6 +146,13 @@ class Provider(Protocol):
         """Learn at start what was accepted and still lacks a receipt; may be told twice of some."""
         ...
 
+    def asks_again(self) -> bool:
+        """Whether it had no room for all that was accepted, and has now; it says so once.
+
+        Then it is told again what lacks a receipt.
+        """
+        ...
+
     async def stop(self) -> None:
         """Say goodbye and close."""
         ...

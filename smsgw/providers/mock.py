@@ -134,6 +134,10 @@ class MockProvider:
         for message in accepted:
             self._report(message.provider_message_id, message.recipient)
 
+    def asks_again(self) -> bool:
+        """It never does."""
+        return False
+
     async def stop(self) -> None:
         """Stop answering and close the journal."""
         self._stopped = True

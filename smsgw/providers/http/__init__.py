@@ -5,8 +5,13 @@ from smsgw.operators import HttpProviderSettings
 from smsgw.providers.base import Provider
 
 
-def open_provider(name: str, settings: HttpProviderSettings) -> Provider:
+def open_provider(name: str, settings: HttpProviderSettings, receipt_timeout_s: float) -> Provider:
     """The operator of that name, not connected yet.
+
+    Args:
+        name: the operator's.
+        settings: how it is reached, and what it says.
+        receipt_timeout_s: how long it is asked about a message, where asking is the way.
 
     Raises:
         SettingsError: the library that speaks HTTP is not installed, or a file cannot be used.
@@ -18,4 +23,4 @@ def open_provider(name: str, settings: HttpProviderSettings) -> Provider:
         raise SettingsError(mistake, mistakes=[mistake]) from error
     from smsgw.providers.http.provider import HttpProvider
 
-    return HttpProvider(name, settings)
+    return HttpProvider(name, settings, receipt_timeout_s)

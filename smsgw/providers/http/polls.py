@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
 from smsgw import lifecycle
+from smsgw.logs import get
 from smsgw.operators import HttpProviderSettings
 from smsgw.providers.base import Sink
 from smsgw.providers.http.client import AnswerLostError, Client, NotSentError
@@ -18,10 +20,12 @@ from smsgw.providers.http.reading import (
 )
 from smsgw.providers.http.requests import Requests
 
+log = get(__name__)
+
 WAITING_MAX: Final = 100_000
-"""Messages asked about; beyond it new ones are left to ``delivery.receipt_timeout_s``."""
-FOR_S: Final = 259_200.0
-"""How long a message is asked about."""
+"""Messages asked about; those beyond it are asked about once there is room."""
+ROOM_SHARE: Final = 0.5
+"""Of these, free before what was left out is looked for: it takes a look through all shards."""
 
 
 class Polls:
@@ -34,12 +38,25 @@ class Polls:
         requests: Requests,
         client: Client,
         receipts: Receipts,
+        for_s: float,
     ) -> None:
+        """Prepare it.
+
+        Args:
+            name: the operator's.
+            settings: how it is asked.
+            requests: makes the questions.
+            client: sends them.
+            receipts: reads the answers.
+            for_s: how long a message is asked about.
+        """
         self._name = name
         self._settings = settings
         self._requests = requests
         self._client = client
         self._receipts = receipts
+        self._for_s = for_s
+        self._left_out = False
         # When to ask next, and until when; all wait equally long, so the first is due first.
         self._waiting: dict[str, tuple[float, float]] = {}
         self._added = asyncio.Event()
@@ -57,11 +74,36 @@ class Polls:
                 for _ in range(self._settings.receipt_polls_max)
             ]
 
+    @property
+    def warning(self) -> str | None:
+        """That there are more messages than can be asked about."""
+        if not self._left_out:
+            return None
+        return f"it is asked about {WAITING_MAX} messages, and about no more until it has reported"
+
     def add(self, identifier: str) -> None:
-        """Ask about a message from now on."""
-        if self._tasks and len(self._waiting) < WAITING_MAX:
+        """Ask about a message from now on; where there is no room, once there is."""
+        if not self._tasks:
+            return
+        if len(self._waiting) < WAITING_MAX:
             now_s = time.monotonic()
-            self._put(identifier, now_s, now_s + FOR_S)
+            self._put(identifier, now_s, now_s + self._for_s)
+        elif not self._left_out:
+            self._left_out = True
+            log.warning("provider.polls", "polling is full", provider=self._name, why=self.warning)
+
+    def restore(self, identifiers: Iterable[str]) -> None:
+        """Ask about what was accepted before, in addition to what is asked about."""
+        for identifier in identifiers:
+            if identifier not in self._waiting:
+                self.add(identifier)
+
+    def asks_again(self) -> bool:
+        """See ``Provider.asks_again``."""
+        asks = self._left_out and len(self._waiting) <= WAITING_MAX * ROOM_SHARE
+        if asks:
+            self._left_out = False
+        return asks
 
     async def stop(self) -> None:
         """Ask no more."""

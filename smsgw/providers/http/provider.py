@@ -26,12 +26,13 @@ PAUSE_S: Final = 1.0
 class HttpProvider:
     """An operator that is described in settings."""
 
-    def __init__(self, name: str, settings: HttpProviderSettings) -> None:
+    def __init__(self, name: str, settings: HttpProviderSettings, receipt_timeout_s: float) -> None:
         """Prepare it.
 
         Args:
             name: the operator's.
             settings: what it is sent and what it answers.
+            receipt_timeout_s: how long it is asked about a message, where asking is the way.
 
         Raises:
             SettingsError: a file for TLS cannot be used.
@@ -41,7 +42,9 @@ class HttpProvider:
         self._requests = Requests(name, settings)
         self._client = Client(name, settings)
         self._judge = Judge(settings, self._requests.hidden)
-        self._polls = Polls(name, settings, self._requests, self._client, Receipts(settings))
+        self._polls = Polls(
+            name, settings, self._requests, self._client, Receipts(settings), receipt_timeout_s
+        )
         self._suspects = Suspects()
         self._sink: Sink | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,8 +64,8 @@ class HttpProvider:
 
     @property
     def warning(self) -> str | None:
-        """Nothing that it could tell."""
-        return None
+        """That there are more messages than it can be asked about."""
+        return self._polls.warning
 
     def submit(self, submission: Submission) -> None:
         """Send it; several at a time, as many as the window allows."""
@@ -81,8 +84,11 @@ class HttpProvider:
 
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Ask about what was accepted before a restart, where asking is the way."""
-        for message in accepted:
-            self._polls.add(message.provider_message_id)
+        self._polls.restore(message.provider_message_id for message in accepted)
+
+    def asks_again(self) -> bool:
+        """See ``Provider.asks_again``."""
+        return self._polls.asks_again()
 
     async def stop(self) -> None:
         """Leave what is unanswered, and close the connections."""

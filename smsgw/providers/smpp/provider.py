@@ -183,6 +183,10 @@ class SmppProvider:
     def restore(self, accepted: Sequence[Accepted]) -> None:
         """Nothing: an SMSC reports by itself, also after a restart."""
 
+    def asks_again(self) -> bool:
+        """It never does."""
+        return False
+
     async def stop(self) -> None:
         """Unbind, and close; by then all that was submitted has an outcome."""
         self._stopped = True
