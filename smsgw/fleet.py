@@ -154,7 +154,6 @@ class Fleet:
         self,
         settings: Operators,
         otp_share: float,
-        without_receipts: set[str],
         clock: Clock,
         shards: Shards,
         allotter: Allotter,
@@ -170,7 +169,6 @@ class Fleet:
         """
         self.settings = settings
         self._otp_share = otp_share
-        self._without_receipts = without_receipts
         self._clock = clock
         self._shards = shards
         self._allotter = allotter
@@ -417,10 +415,6 @@ class Fleet:
             link.failures_max = 0 if settings.kind == "mock" else settings.breaker_failures
             link.open_s = settings.breaker_open_s
             self._worker.response_timeout_s[name] = settings.response_timeout_s
-            if settings.receipts:
-                self._without_receipts.discard(name)
-            else:
-                self._without_receipts.add(name)
         self.read_pauses()
 
     def read_pauses(self) -> None:

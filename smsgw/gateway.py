@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import gc
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +44,7 @@ _LOOKS: Final = round(LOOK_CLOSER_S / LOOK_S)
 _DAY_S: Final = 86_400
 
 
-def rules_from(settings: Settings, without_receipts: Collection[str]) -> Rules:
+def rules_from(settings: Settings) -> Rules:
     """The settings that decisions depend on, in the units decisions use."""
     delivery, limits, otp = settings.delivery, settings.limits, settings.otp
     return Rules(
@@ -64,7 +64,6 @@ def rules_from(settings: Settings, without_receipts: Collection[str]) -> Rules:
         otp_valid_ms=round(otp.valid_s * 1000),
         otp_digits=otp.digits,
         idempotency_ms=round(limits.idempotency_s * 1000),
-        without_receipts=without_receipts,
     )
 
 
@@ -91,9 +90,7 @@ class Gateway:
         self._closed = False
         self.clients_paused = 0
         self.metrics = Metrics()
-        # The fleet says which these are; they may change.
-        without_receipts: set[str] = set()
-        self.rules = rules_from(settings, without_receipts)
+        self.rules = rules_from(settings)
         self.sandbox = Sandbox() if dev else None
         self.allotter = Allotter(settings.delivery.regular_share)
         self.routing = Routing([])
@@ -110,7 +107,6 @@ class Gateway:
         self.fleet = Fleet(
             settings.providers,
             settings.otp.window_share,
-            without_receipts,
             clock,
             shards,
             self.allotter,

@@ -183,7 +183,7 @@ def _accepted(turn: Turn, message: Message, outcome: Outcome, rules: Rules) -> N
         message.express_missed = 1
     if outcome.handset or (outcome.parts is not None and parts.delivered(turn, message)):
         finish(turn, message, Status.DELIVERED, None)
-    elif message.provider in rules.without_receipts:
+    elif not outcome.receipts:
         _capture(turn, message)
         finish(turn, message, Status.UNKNOWN, Reason.NO_RECEIPTS)
     elif rules.capture_on_sent:

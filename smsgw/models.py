@@ -4,7 +4,7 @@ Rows are plain mutable records: a turn works on them in memory and writes what h
 order of a row's fields is the order of its columns in ``store/sql``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
@@ -303,7 +303,8 @@ class Outcome:
     that the operator used none, and if it should come back only after a while, that this may be its
     own fault; ``unknown`` that bytes may have left and nothing came back;
     ``timed_out``, that this speaks against the operator's health.
-    ``handset`` says of what was accepted that the handset has it, and not only the operator. Where
+    ``handset`` says of what was accepted that the handset has it, and not only the operator;
+    ``receipts``, that the operator was asked to report on it. Where
     an operator takes parts one by one, ``parts`` has an outcome for each part of this submit,
     counted from 1, and the rest is what they come to.
     """
@@ -313,6 +314,7 @@ class Outcome:
     detail: str | None = None
     retry_after_s: float | None = None
     handset: bool = False
+    receipts: bool = True
     timed_out: bool = False
     parts: "Mapping[int, Outcome] | None" = None
     answered: bool = False
@@ -347,4 +349,3 @@ class Rules:
     otp_valid_ms: int = 300_000
     otp_digits: int = 6
     idempotency_ms: int = 259_200_000
-    without_receipts: Collection[str] = ()

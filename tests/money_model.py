@@ -28,7 +28,6 @@ RULES: Final = Rules(
     guarantee_ms=4_000,
     backlog_client_max=7,
     idempotency_ms=1 << 50,
-    without_receipts=frozenset({"blind"}),
 )
 CLIENTS: Final = [bytes([n]) * 16 for n in range(4)]
 """The last of them is never created."""

@@ -28,7 +28,6 @@ from tests.records import NOW_MS, RULES, a_message, a_turn, an_account
 
 S = Status
 RANK, VIRTUAL = 7, 1000
-NO_RECEIPTS = replace(RULES, without_receipts=frozenset({"mock"}))
 ON_SENT = replace(RULES, capture_on_sent=True)
 RESEND = replace(RULES, on_uncertain="resend")
 FAIL = replace(RULES, on_uncertain="fail")
@@ -117,7 +116,7 @@ EVENTS: Final[dict[str, Event]] = {
     "accepted": Event(answer(Verdict.ACCEPTED)),
     "accepted, late": Event(answer(Verdict.ACCEPTED), RULES, 60_000),
     "accepted, captured on sent": Event(answer(Verdict.ACCEPTED), ON_SENT),
-    "accepted, no receipts": Event(answer(Verdict.ACCEPTED), NO_RECEIPTS),
+    "accepted, no receipts": Event(answer(Verdict.ACCEPTED, receipts=False)),
     "refused": Event(answer(Verdict.REFUSED)),
     "failed": Event(answer(Verdict.FAILED)),
     "failed, none left": Event(answer(Verdict.FAILED), LAST),

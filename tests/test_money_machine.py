@@ -439,11 +439,11 @@ class Money(RuleBasedStateMachine):
         assert target is not None
         match happens:
             case DoClose(_, verdict):
-                outcome = None if verdict is None else Outcome(verdict, f"id-{target}", "detail")
+                outcome = None if verdict is None else outcome_of(verdict, target, book)
                 key = None if book.key is None else use(DoOpen(0, None, book.key))
                 return Close(book.client, target, outcome, key, rules, handset=False, codes=True)
             case DoSettle(_, verdict, stale):
-                outcome = Outcome(verdict, f"id-{target}", "detail")
+                outcome = outcome_of(verdict, target, book)
                 return Settle(target, book.attempts - stale, outcome, rules)
             case DoReceive(_, word):
                 return Receive(target, 0, f"id-{target}", word, None, rules, METRICS)
@@ -724,6 +724,10 @@ def differences(found: dict[Any, Any], said: dict[Any, Any]) -> list[tuple[Any, 
         for key in sorted(found.keys() | said.keys())
         if found.get(key) != said.get(key)
     ]
+
+
+def outcome_of(verdict: Verdict, target: int, book: Book) -> Outcome:
+    return Outcome(verdict, f"id-{target}", "detail", receipts=book.provider != "blind")
 
 
 def use(happens: Any) -> KeyUse | None:

@@ -165,6 +165,25 @@ async def test_a_refusal_gives_the_money_back_and_too_fast_is_no_failure(
         assert (message["status"], message["attempts"]) == ("DELIVERED", 1)
 
 
+@pytest.mark.parametrize("before", [False, True])
+async def test_what_was_sent_without_a_receipt_waits_for_none_after_a_change(
+    gateway_of: OpenGateway, before: bool
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, receipts=before) as site:
+        smsc.on[SUBMIT_SM] = held("later")
+        sent = await site.send()
+        (submit,) = await smsc.saw(SUBMIT_SM)
+        assert submit["registered_delivery"] == before
+        gateway = site.gateway
+        providers = gateway.settings.providers
+        changed = {**providers, "op": providers["op"].model_copy(update={"receipts": not before})}
+        await gateway.reload(gateway.settings.model_copy(update={"providers": changed}))
+        smsc.release("later")
+        message = await site.ended(sent)
+        fate = ("DELIVERED", None) if before else ("UNKNOWN", "no_receipts")
+        assert (message["status"], message["reason"], message["charged"]) == (*fate, 5)
+
+
 async def test_a_message_waits_for_a_bind_and_goes_out_once(gateway_of: OpenGateway) -> None:
     async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
         smsc.stop_listening()

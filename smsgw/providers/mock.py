@@ -89,6 +89,7 @@ class MockProvider:
         self.name = name
         self._latency_s = settings.latency_ms / 1000
         self._receipt_delay_s = settings.receipt_delay_ms / 1000
+        self._receipts = settings.receipts
         self._journal_path = settings.journal
         self._journal: IO[str] | None = None
         self._sandbox = sandbox
@@ -179,6 +180,7 @@ class MockProvider:
             outcome = Outcome(
                 Verdict.ACCEPTED,
                 provider_message_id=f"{submission.number:x}-{submission.attempt}",
+                receipts=self._receipts,
             )
         self._sink.settled(self.name, submission, outcome)
         if outcome.provider_message_id is not None:

@@ -108,7 +108,7 @@ class Judge:
         shown = self._shown(said, otp=submission.otp) if isinstance(said, str) else ""
         verdict = _VERDICTS[word]
         if verdict is Verdict.ACCEPTED:
-            return Outcome(verdict, identifier), None
+            return Outcome(verdict, identifier, receipts=settings.receipts), None
         detail = ": ".join(filter(None, (link, why, shown)))[:DETAIL_CHARACTERS_MAX]
         outcome = Outcome(
             verdict,

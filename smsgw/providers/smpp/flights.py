@@ -113,6 +113,7 @@ class Forms:
             Verdict.ACCEPTED,
             provider_message_id=message_id or None,
             handset=submission.otp and self._settings.transaction_mode,
+            receipts=self._settings.receipts,
         )
 
     def cancel(self, submission: Submission, message_id: str) -> Cancel:

@@ -135,7 +135,8 @@ class SmppProvider:
             detail = "this operator takes whole messages only"
             self._settled(submission, Outcome(Verdict.FAILED, detail=detail))
         elif not flight.parts:
-            self._settled(submission, Outcome(Verdict.ACCEPTED, parts={}))
+            receipts = self._settings.receipts
+            self._settled(submission, Outcome(Verdict.ACCEPTED, receipts=receipts, parts={}))
         elif not self._senders:
             self._settled(submission, Outcome(Verdict.NOT_SENT, detail=self._trouble))
         else:
