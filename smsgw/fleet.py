@@ -371,8 +371,10 @@ class Fleet:
             elif not self._is_made(name, wanted[name]):
                 self._make(name, wanted[name], (new or {}).get(name))
             else:
-                # So that the next comparison is with what holds now.
                 self._made[name] = wanted[name]
+                provider = self._coming.get(name) or self.providers.get(name)
+                if provider is not None:
+                    provider.follow(wanted[name])
         try:
             await self._route()
         except StorageUnavailable as error:
@@ -497,8 +499,9 @@ class Fleet:
                 before = unreported[-1].message
                 accepted: dict[str, list[Accepted]] = {}
                 for one in unreported:
-                    if one.provider in names and one.provider_message_id:
-                        known = accepted.setdefault(one.provider, [])
+                    name = one.provider or ""
+                    if name in names and one.provider_message_id:
+                        known = accepted.setdefault(name, [])
                         known.append(Accepted(one.provider_message_id, f"+{one.recipient}"))
                 for name, of_one in accepted.items():
                     if name in self.providers:

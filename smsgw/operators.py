@@ -160,7 +160,38 @@ class HttpProviderSettings(ProviderSettings):
     Fields that are judged by others stand after them.
     """
 
-    AT_ONCE = ProviderSettings.AT_ONCE - {"breaker_open_s", "receipt_token"}
+    AT_ONCE = ProviderSettings.AT_ONCE | {
+        "response_timeout_s",
+        "preset",
+        "base_url",
+        "url",
+        "method",
+        "query",
+        "headers",
+        "body_format",
+        "body",
+        "gsm7_word",
+        "ucs2_word",
+        "validity_s_min",
+        "validity_s_max",
+        "auth",
+        "key",
+        "secret",
+        "account",
+        "statuses",
+        "codes",
+        "parts_path",
+        "id_path",
+        "code_path",
+        "error_path",
+        "public_url",
+        "receipt_list",
+        "receipt_id",
+        "receipt_status",
+        "receipt_reason",
+        "receipt_words",
+        "receipt_answer",
+    }
 
     kind: Literal["http"]
     preset: Literal["", "twilio", "vonage", "kavenegar"] = ""
@@ -330,7 +361,28 @@ class SmppProviderSettings(ProviderSettings):
     Fields that are judged by others stand after them.
     """
 
-    AT_ONCE = ProviderSettings.AT_ONCE - {"window"}
+    AT_ONCE = (ProviderSettings.AT_ONCE - {"window"}) | {
+        "response_timeout_s",
+        "receipts",
+        "link_timeout_s",
+        "enquire_link_s",
+        "unbind_timeout_s",
+        "reconnect_min_s",
+        "reconnect_max_s",
+        "throttle_pause_s",
+        "receipts_max",
+        "receipt_id",
+        "charset",
+        "long_messages",
+        "service_type",
+        "short_code_ton",
+        "short_code_npi",
+        "destination_ton",
+        "destination_npi",
+        "transaction_mode",
+        "cancel",
+        "status_classes",
+    }
 
     kind: Literal["smpp"]
     host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]

@@ -18,6 +18,7 @@ from smsgw.clock import Clock
 from smsgw.entrance import Wish
 from smsgw.gateway import Gateway
 from smsgw.models import Account, Lane, Message, Outcome, Verdict
+from smsgw.operators import ProviderSettings
 from smsgw.providers.base import Accepted as Restored
 from smsgw.providers.base import Sink, Submission
 from smsgw.settings import load, with_dev
@@ -145,6 +146,9 @@ class Scripted:
 
     def restore(self, accepted: Sequence[Restored]) -> None:
         self.restored += accepted
+
+    def follow(self, settings: ProviderSettings) -> None:
+        pass
 
     def asks_again(self) -> bool:
         return False

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 
 from smsgw import logs
 from smsgw.admission import Accepted
@@ -357,6 +358,24 @@ async def test_a_link_in_trouble_takes_nothing_more_and_the_message_waits(
         refused = await site.send(503, otp=True, text="code")
         assert refused["submitted"] is False
         assert seen == 3
+
+
+async def test_a_right_secret_holds_at_once_and_ends_the_trouble(gateway_of: OpenGateway) -> None:
+    def answer(asked: Asked) -> Any:
+        right = asked.headers["authorization"] == "Bearer right"
+        return says({"id": "m-1"}, 200 if right else 401)
+
+    settings = {"auth": "bearer", "secret": "wrong", "breaker_open_s": 3600}
+    async with site_with(gateway_of, answer, **settings) as site:
+        provider = site.gateway.providers["op"]
+        for _ in range(3):
+            await site.send()
+        while provider.trouble is None:
+            await flushed(site.gateway)
+        await changed(site, secret=SecretStr("right"))
+        assert site.gateway.trouble() == {}
+        assert (await site.accepted())["status"] == "SENT"
+        assert site.gateway.providers["op"] is provider
 
 
 async def test_a_number_that_the_operator_does_not_allow_holds_up_no_other(

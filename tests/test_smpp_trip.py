@@ -165,6 +165,51 @@ async def test_a_refusal_gives_the_money_back_and_too_fast_is_no_failure(
         assert (message["status"], message["attempts"]) == ("DELIVERED", 1)
 
 
+async def reload(site: Site, **settings: Any) -> None:
+    """Have the operator's settings changed, as after a SIGHUP."""
+    gateway = site.gateway
+    providers = gateway.settings.providers
+    changed = {**providers, "op": providers["op"].model_copy(update=settings)}
+    await gateway.reload(gateway.settings.model_copy(update={"providers": changed}))
+
+
+async def test_what_needs_no_new_bind_holds_at_once_also_with_a_silent_flight(
+    gateway_of: OpenGateway,
+) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc, response_timeout_s=3600.0) as site:
+        smsc.first(SUBMIT_SM, silent)
+        unanswered = await site.send()
+        await smsc.saw(SUBMIT_SM)
+        await reload(site, status_classes={"0x58": "refused"}, short_code_ton=6, cancel=True)
+        assert not site.gateway.trouble()
+        assert (await site.send(200, otp=True, text="code {code}"))["status"] == "SENT"
+        smsc.first(SUBMIT_SM, refused(THROTTLED))
+        message = await site.ended(await site.send(**{"from": "12345"}))
+        assert message["reason"] == "rejected_by_operator"
+        assert smsc.submits[-1]["source_addr_ton"] == 6
+        # Also how long an answer is waited for.
+        await reload(site, response_timeout_s=0.01)
+        await site.is_in(unanswered, "UNCERTAIN")
+        assert len(smsc.sessions) == 1
+
+
+async def test_what_needs_a_new_bind_waits_for_what_is_in_flight(gateway_of: OpenGateway) -> None:
+    async with Smsc() as smsc, site_with(gateway_of, smsc) as site:
+        smsc.on[SUBMIT_SM] = held("later")
+        sent = await site.send()
+        await smsc.saw(SUBMIT_SM)
+        await reload(site, binds=2)
+        # And what can change at once, does so on the connections to come.
+        await reload(site, binds=2, short_code_ton=6)
+        assert "exchanged" in site.gateway.trouble()["provider op"]
+        smsc.release("later")
+        assert (await site.ended(sent))["status"] == "DELIVERED"
+        await smsc.binds(2)
+        del smsc.on[SUBMIT_SM]
+        await site.ended(await site.send(**{"from": "12345"}))
+        assert smsc.submits[-1]["source_addr_ton"] == 6
+
+
 @pytest.mark.parametrize("before", [False, True])
 async def test_what_was_sent_without_a_receipt_waits_for_none_after_a_change(
     gateway_of: OpenGateway, before: bool
@@ -174,10 +219,7 @@ async def test_what_was_sent_without_a_receipt_waits_for_none_after_a_change(
         sent = await site.send()
         (submit,) = await smsc.saw(SUBMIT_SM)
         assert submit["registered_delivery"] == before
-        gateway = site.gateway
-        providers = gateway.settings.providers
-        changed = {**providers, "op": providers["op"].model_copy(update={"receipts": not before})}
-        await gateway.reload(gateway.settings.model_copy(update={"providers": changed}))
+        await reload(site, receipts=not before)
         smsc.release("later")
         message = await site.ended(sent)
         fate = ("DELIVERED", None) if before else ("UNKNOWN", "no_receipts")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from smsgw.models import Outcome, Verdict
+from smsgw.operators import ProviderSettings
 
 NO_SHARD: Final = -1
 """The shard of a submission that belongs to no message, sent to try an operator out."""
@@ -119,6 +120,13 @@ class Provider(Protocol):
     @property
     def warning(self) -> str | None:
         """What else is not as it should be, though it can be used."""
+        ...
+
+    def follow(self, settings: ProviderSettings) -> None:
+        """Work by other settings from now on, alike in what its connections were made by.
+
+        What is under way is judged as it was sent.
+        """
         ...
 
     def submit(self, submission: Submission) -> None:

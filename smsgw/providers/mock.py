@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 
 from smsgw.clock import rfc3339
 from smsgw.models import Outcome, Verdict
-from smsgw.operators import MockProviderSettings
+from smsgw.operators import MockProviderSettings, ProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
 
 REFUSED: Final = "+15005550001"
@@ -134,6 +134,9 @@ class MockProvider:
         """Report again on what was accepted before a restart."""
         for message in accepted:
             self._report(message.provider_message_id, message.recipient)
+
+    def follow(self, settings: ProviderSettings) -> None:
+        """Nothing: all that it goes by makes another one of it."""
 
     def asks_again(self) -> bool:
         """It never does."""

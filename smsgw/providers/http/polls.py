@@ -62,6 +62,12 @@ class Polls:
         self._added = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    def follow(
+        self, settings: HttpProviderSettings, requests: Requests, receipts: Receipts
+    ) -> None:
+        """Ask by other settings from now on."""
+        self._settings, self._requests, self._receipts = settings, requests, receipts
+
     def __len__(self) -> int:
         """How many messages wait for the next question."""
         return len(self._waiting)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
-from smsgw.operators import HttpProviderSettings
+from smsgw.operators import HttpProviderSettings, ProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
 from smsgw.providers.http.client import AnswerLostError, Client, NotSentError
 from smsgw.providers.http.judge import Judge
@@ -67,6 +67,18 @@ class HttpProvider:
         """That there are more messages than it can be asked about."""
         return self._polls.warning
 
+    def follow(self, settings: ProviderSettings) -> None:
+        """See ``Provider.follow``."""
+        assert isinstance(settings, HttpProviderSettings)
+        self._settings = settings
+        self._requests = Requests(self.name, settings)
+        self._judge = Judge(settings, self._requests.hidden)
+        self._polls.follow(settings, self._requests, Receipts(settings))
+        self._suspects = Suspects()
+        if self._trouble is not None:
+            # It may be over by what has changed.
+            self._in_trouble(None, 0.0)
+
     def submit(self, submission: Submission) -> None:
         """Send it; several at a time, as many as the window allows."""
         self._keep(self._send(submission))
@@ -112,7 +124,8 @@ class HttpProvider:
         if submission.accepted_parts:
             # Another operator has some of it; this one would send all of it again.
             return Outcome(Verdict.FAILED, detail="this operator takes whole messages only")
-        timeout_s, connect_s = self._settings.response_timeout_s, self._settings.connect_timeout_s
+        settings, judge = self._settings, self._judge
+        timeout_s, connect_s = settings.response_timeout_s, settings.connect_timeout_s
         if submission.otp:
             timeout_s = min(timeout_s, submission.valid_s)
             # The other half is for another operator.
@@ -126,7 +139,7 @@ class HttpProvider:
             return Outcome(Verdict.NOT_SENT, detail=str(error), timed_out=first)
         except AnswerLostError as error:
             return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=True)
-        outcome, trouble = self._judge.outcome(answer, submission)
+        outcome, trouble = judge.outcome(answer, submission)
         if trouble is not None:
             return self._troubled(submission, outcome, trouble)
         if outcome.verdict is Verdict.ACCEPTED:

@@ -40,10 +40,12 @@ class Part:
 class Flight:
     """One submission under way; of times, those of the event loop.
 
-    It is given up at ``due_s``, and what has not left by ``expires_at_s`` never will.
+    ``forms`` made it, and reads the answers to it. It is given up at ``due_s``, and what has not
+    left by ``expires_at_s`` never will.
     """
 
     submission: Submission
+    forms: "Forms"
     by_part: bool
     due_s: float
     expires_at_s: float
@@ -79,7 +81,9 @@ class Forms:
         """
         settings = self._settings
         by_part = submission.parts > 1 and settings.long_messages != "payload"
-        flight = Flight(submission, by_part, now_s + self._answer_s, now_s + submission.valid_s)
+        flight = Flight(
+            submission, self, by_part, now_s + self._answer_s, now_s + submission.valid_s
+        )
         forward = ESM_FORWARD if submission.otp and settings.transaction_mode else 0
         sender, recipient = self._addresses(submission)
         cut = segments(

@@ -66,6 +66,12 @@ class Keeper:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="smpp bind")
         self._task.add_done_callback(self._finished)
 
+    def follow(self, settings: SmppProviderSettings) -> None:
+        """Go by other times from the next one on."""
+        self._settings = settings
+        if self._link is not None:
+            self._link.follow(settings)
+
     async def stop(self) -> None:
         """Unbind and close; bounded by ``unbind_timeout_s``, twice."""
         self._stopping = True
@@ -126,6 +132,7 @@ class Keeper:
             return 0.0, await link.closed
         since_s = loop.time()
         self._link = link
+        link.follow(self._settings)
         log.info("smpp.bound", "bound to an operator", provider=self._name, bind=self._kind)
         ending = await link.closed
         self._link = None

@@ -148,6 +148,10 @@ class Link(asyncio.Protocol):
 
     # What it is told to do.
 
+    def follow(self, settings: SmppProviderSettings) -> None:
+        """Go by other times from the next one on."""
+        self._settings = settings
+
     def send(self, part: Part) -> None:
         """Send a submit; only where there is room.
 

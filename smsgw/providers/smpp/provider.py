@@ -12,10 +12,10 @@ from typing import Final
 from smsgw.clock import rfc3339
 from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
-from smsgw.operators import SmppProviderSettings
+from smsgw.operators import ProviderSettings, SmppProviderSettings
 from smsgw.providers.base import Accepted, Sink, Submission
 from smsgw.providers.smpp.bodies import Cancel, Command, MessageId, Pdu, ShortMessage, Tag
-from smsgw.providers.smpp.flights import Flight, Forms, Part
+from smsgw.providers.smpp.flights import ANSWER_SHARE, Flight, Forms, Part
 from smsgw.providers.smpp.keeper import Keeper
 from smsgw.providers.smpp.link import Ending, Link
 from smsgw.providers.smpp.pdu import PduError, decode
@@ -71,12 +71,7 @@ class SmppProvider:
             SettingsError: a file for TLS cannot be used.
         """
         self.name = name
-        self._settings = settings
-        self._forms = Forms(settings)
-        self._notation = NOTATIONS[settings.receipt_id]
-        self._classes = {
-            int(code, 16): StatusClass(kind) for code, kind in settings.status_classes.items()
-        }
+        self._read(settings)
         tls = None
         if settings.tls:
             tls = client_context(
@@ -91,7 +86,6 @@ class SmppProvider:
         self._bound: list[Link] = []
         self._senders: list[Link] = []
         self._receivers: list[Link] = []
-        self._wants_receivers = settings.receipts and settings.bind == "transmitter+receiver"
         # Oldest first: all have the same time.
         self._flights: dict[Flight, None] = {}
         self._waiting: deque[Part] = deque()
@@ -104,6 +98,15 @@ class SmppProvider:
         self._trouble: str | None = "not connected yet"
         self._warning: str | None = None
         self._since_ms = int(time.time() * 1000)
+
+    def _read(self, settings: SmppProviderSettings) -> None:
+        self._settings = settings
+        self._forms = Forms(settings)
+        self._notation = NOTATIONS[settings.receipt_id]
+        self._classes = {
+            int(code, 16): StatusClass(kind) for code, kind in settings.status_classes.items()
+        }
+        self._wants_receivers = settings.receipts and settings.bind == "transmitter+receiver"
 
     # What the gateway asks for.
 
@@ -123,6 +126,21 @@ class SmppProvider:
     def warning(self) -> str | None:
         """That no receipt can arrive: they wait at the operator, which sends them later."""
         return self._warning
+
+    def follow(self, settings: ProviderSettings) -> None:
+        """See ``Provider.follow``; what is under way has as much more time as all that follows."""
+        assert isinstance(settings, SmppProviderSettings)
+        more_s = ANSWER_SHARE * (settings.response_timeout_s - self._settings.response_timeout_s)
+        self._read(settings)
+        for keeper in self._keepers:
+            keeper.follow(settings)
+        for flight in self._flights:
+            flight.due_s += more_s
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch()
+        self._look_at_trouble("")
 
     def submit(self, submission: Submission) -> None:
         """Send it, part by part, on whichever bind has least to do."""
@@ -249,7 +267,7 @@ class SmppProvider:
             identifier = canonical(body.message_id, self._notation.response)
             if submission.otp and self._settings.cancel and identifier != body.message_id:
                 self._remember(identifier, body.message_id)
-            self._take(part, self._forms.accepted(submission, identifier))
+            self._take(part, part.flight.forms.accepted(submission, identifier))
         else:
             failure = body.tlvs.get(Tag.DELIVERY_FAILURE_REASON, b"")
             kind = classify(status, self._classes, failure)
