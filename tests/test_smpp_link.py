@@ -240,6 +240,19 @@ async def test_late_answers_are_waited_for_with_a_limit(bench: Bench) -> None:
     assert bench.heard() == [("answered", parts[1], 0, "7")]
 
 
+async def test_late_answers_to_two_whole_windows_are_waited_for() -> None:
+    bench = Bench(window=LATE_MAX)
+    await bench.bind()
+    parts = []
+    for _ in range(2):
+        parts += bench.send(LATE_MAX)
+        await bench.turn()
+        for part in parts[-LATE_MAX:]:
+            bench.link.give_up(part)
+    bench.answer(parts[0])
+    assert bench.heard() == [("answered", parts[0], 0, "7")]
+
+
 async def test_sequence_numbers_begin_again(bench: Bench) -> None:
     bench.link._sequence = SEQUENCE_MAX - 1
     bench.send(2)

@@ -30,7 +30,8 @@ from smsgw.providers.smpp.status import CommandStatus, StatusClass, classify, na
 log = get(__name__)
 
 LATE_MAX: Final = 1_000
-"""Submits whose answer nobody waits for any more, but would still be welcome."""
+"""Submits whose answer nobody waits for any more, but would still be welcome; two windows at least,
+since an operator that stalls does so on a window at a time."""
 OUT_MAX: Final = 10_000
 """PDUs for an SMSC that does not read; one more, and the connection is given up."""
 _DELIVERIES: Final = frozenset({Command.DELIVER_SM, Command.DATA_SM})
@@ -116,6 +117,7 @@ class Link(asyncio.Protocol):
         self._settings = settings
         self._bind = bind
         self._window = window
+        self._late_max = max(LATE_MAX, 2 * window)
         self._owner = owner
         self._state = State.CONNECTING
         self._ending: Ending | None = None
@@ -179,7 +181,7 @@ class Link(asyncio.Protocol):
             self._unwritten.discard(part.sequence)
             return False
         self._late[part.sequence] = part
-        if len(self._late) > LATE_MAX:
+        if len(self._late) > self._late_max:
             del self._late[next(iter(self._late))]
         self._look_whether_done()
         return True
