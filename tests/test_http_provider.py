@@ -195,10 +195,11 @@ async def test_the_environment_names_no_proxy(monkeypatch: pytest.MonkeyPatch) -
         (200, Verdict.ACCEPTED),
         (201, Verdict.ACCEPTED),
         (202, Verdict.ACCEPTED),
-        (301, Verdict.NOT_SENT),
-        (302, Verdict.NOT_SENT),
+        (301, Verdict.UNKNOWN),
+        (302, Verdict.UNKNOWN),
         (303, Verdict.UNKNOWN),
-        (307, Verdict.NOT_SENT),
+        (307, Verdict.UNKNOWN),
+        (308, Verdict.UNKNOWN),
         (400, Verdict.REFUSED),
         (401, Verdict.NOT_SENT),
         (402, Verdict.NOT_SENT),
@@ -222,8 +223,10 @@ async def test_an_http_status_alone_has_a_meaning(status: int, verdict: Verdict)
 
 async def test_the_settings_say_otherwise_the_first_that_fits() -> None:
     statuses = {"404": "refused", "500-504": "failed", "500-599": "refused", "200": "failed"}
+    statuses["301"] = "trouble"
     for status, verdict in [
         (404, Verdict.REFUSED),
+        (301, Verdict.NOT_SENT),
         (504, Verdict.FAILED),
         (505, Verdict.REFUSED),
         (200, Verdict.FAILED),
@@ -600,7 +603,10 @@ async def test_a_redirect_is_not_followed() -> None:
         ) as operator,
         connected(url=operator.base_url, body={"to": "{to}"}) as (provider, desk),
     ):
-        assert (await outcome_of(provider, desk)).verdict is Verdict.NOT_SENT
+        outcome = await outcome_of(provider, desk)
+        assert outcome.verdict is Verdict.UNKNOWN
+        assert outcome.detail == "HTTP 307: a redirect, which is not followed"
+        assert not outcome.timed_out
         assert not elsewhere.asked
 
 

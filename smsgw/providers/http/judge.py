@@ -16,11 +16,11 @@ from smsgw.providers.http.reading import ID_CHARACTERS_MAX, find, parsed, plain,
 from smsgw.text import mask_digits
 
 # The first that fits holds; those of the settings stand before them. A status that may come from
-# something between us and the operator, after it has passed the message on, leaves it unknown.
+# something between us and the operator, after it has passed the message on, leaves it unknown; so
+# does a redirect, which may lead to a page about a message that was taken.
 STATUSES: Final[Mapping[str, str]] = {
     "200-299": "accepted",
-    "303": "unknown",
-    "300-399": "trouble",
+    "300-399": "unknown",
     "401-405": "trouble",
     "407": "trouble",
     "408": "failed",
@@ -101,6 +101,8 @@ class Judge:
         if word == "accepted" and settings.id_path and identifier is None:
             # Perhaps a page of something between us, perhaps an error dressed as a success.
             word, why = "unknown", "the answer has no id"
+        elif word == "unknown" and 300 <= answer.status <= 399:
+            why = "a redirect, which is not followed"
         link = f"HTTP {answer.status}"
         if code is not None:
             link += f", code {self._shown(code, otp=submission.otp)}"
