@@ -220,17 +220,19 @@ async def test_a_status_is_a_verdict(status: int, verdict: Verdict, detail: str)
         assert len(smsc.sessions) == (2 if ends else 1)
 
 
-async def test_what_cannot_be_said_is_refused() -> None:
+async def test_what_cannot_be_said_to_an_operator_is_not_refused_by_it() -> None:
     async with Smsc() as smsc, operator(smsc.port, charset="latin1") as op:
-        verdict, detail = await op.verdict(text="Ω" * 75)
-        assert verdict is Verdict.REFUSED
-        assert detail is not None
-        assert detail.startswith("ESME_RINVDCS (0x104): ")
-        verdict, detail = await op.verdict(sender="Ω")
-        assert (verdict, detail) == (
-            Verdict.REFUSED,
-            "ESME_RINVSRCADR (0x0A): not up to 20 printable characters of Latin-1",
-        )
+        for unfit, why in (
+            ({"text": "Ω" * 75}, "ESME_RINVDCS (0x104): the operator's Latin-1 lacks a character"),
+            (
+                {"sender": "Ω"},
+                "ESME_RINVSRCADR (0x0A): not up to 20 printable characters of Latin-1",
+            ),
+        ):
+            verdict, detail = await op.verdict(**unfit)
+            assert verdict is Verdict.FAILED
+            assert detail is not None
+            assert detail.startswith(f"cannot be said to this operator: {why}")
         assert smsc.submits == []
 
 

@@ -138,6 +138,30 @@ async def test_a_long_message_is_delivered_when_all_its_parts_are(gateway_of: Op
         assert (message["status"], message["charged"]) == ("DELIVERED", 15)
 
 
+@pytest.mark.parametrize("asked", [{"text": "25 €" + "x" * 100}, {"from": "ΔΩ Shop"}])
+async def test_what_cannot_be_said_to_one_operator_goes_to_another_that_takes_it(
+    gateway_of: OpenGateway, asked: dict[str, str]
+) -> None:
+    async with Smsc() as smsc:
+        first = {
+            "kind": "smpp",
+            "host": smsc.host,
+            "port": smsc.port,
+            "system_id": "esme",
+            "password": "secret",
+            "unbind_timeout_s": 0.05,
+            "charset": "latin1",
+        }
+        second = {"mock": {"kind": "mock", "priority": 1}, "op": first}
+        async with site_with(gateway_of, smsc, {"providers": second}) as site:
+            message = await site.ended(await site.send(**asked))
+            assert (message["status"], message["provider"]) == ("DELIVERED", "mock")
+            assert message["attempts"] == 2
+            failed = [e for e in message["events"] if e["kind"] == "failed_temporarily"]
+            assert failed[0]["detail"].startswith("cannot be said to this operator: ")
+            assert smsc.submits == []
+
+
 async def test_only_the_parts_that_are_missing_are_sent_again(gateway_of: OpenGateway) -> None:
     async with (
         Smsc() as smsc,

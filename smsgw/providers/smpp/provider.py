@@ -147,7 +147,7 @@ class SmppProvider:
         try:
             flight = self._forms.flight(submission, asyncio.get_running_loop().time())
         except PduError as error:
-            self._settled(submission, Outcome(Verdict.REFUSED, detail=_told(error)))
+            self._settled(submission, _unfit(error))
             return
         if not self._forms.accepts(submission):
             detail = "this operator takes whole messages only"
@@ -350,7 +350,7 @@ class SmppProvider:
         try:
             link.send(part)
         except PduError as error:
-            self._take(part, Outcome(Verdict.REFUSED, detail=_told(error)))
+            self._take(part, _unfit(error))
 
     def _take(self, part: Part, outcome: Outcome) -> None:
         """Take the outcome of a part; the last one, or a late one, is told."""
@@ -437,6 +437,11 @@ def _about(message: ShortMessage) -> tuple[int, str] | None:
     if sender.isascii() and sender.isdecimal() and len(sender) > _SHORT_CODE_DIGITS_MAX:
         sender = f"+{sender}"
     return int(recipient), sender
+
+
+def _unfit(error: PduError) -> Outcome:
+    """That a message cannot be said in an operator's ways, which is no refusal of its own."""
+    return Outcome(Verdict.FAILED, detail=f"cannot be said to this operator: {_told(error)}")
 
 
 def _told(error: PduError) -> str:
