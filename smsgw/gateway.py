@@ -191,7 +191,7 @@ class Gateway:
         for number, store in self.shards.stores.items():
             self.allotter.start(number, dict(await store.lowest_ranks()))
         self._loops = asyncio.create_task(self.shards.run(), name="shards")
-        await self.receipts.open()
+        await self.receipts.parked.open()
         await self.count_paused()
 
     def _hand_over(
@@ -262,7 +262,8 @@ class Gateway:
                 1000 * max(settings.retention.messages_days * _DAY_S, settings.limits.idempotency_s)
             ),
             route=self.routing.again,
-            dropped=self.receipts.dropped,
+            dropped=self.receipts.parked.dropped,
+            resolve=self.receipts.resolve_due,
         )
 
     async def _look_after(self) -> None:
@@ -310,7 +311,7 @@ class Gateway:
     async def _match_receipts_now(self) -> None:
         with contextlib.suppress(StorageUnavailable):
             if self.shards.server is not None:
-                await self.receipts.look_again()
+                await self.receipts.parked.look_again()
             await self.receipts.match_again(100)
 
     async def _look_at_disk(self) -> None:

@@ -249,17 +249,6 @@ class Flow:
         return rank
 
 
-@dataclass(slots=True, frozen=True)
-class ParkedReceipt:
-    """A receipt whose message is not known (yet)."""
-
-    provider: str
-    provider_message_id: str
-    at_ms: int
-    word: str
-    reason: str | None
-
-
 @dataclass(slots=True)
 class Part:
     """A part that an operator has accepted, where it takes parts one by one, counted from 1.

@@ -66,6 +66,9 @@ def adopt(turn: Turn, message: Message, identifier: str, *, whole: bool = False)
     rows = turn.parts.get(message.number, {})
     if message.parts == 1 or (whole and not rows):
         return 0
+    for row in rows.values():
+        if identifier and row.provider_message_id == identifier:
+            return row.part
     number = next(one for one in count(1) if one not in rows)
     if number > message.parts:
         return None

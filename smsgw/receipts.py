@@ -1,46 +1,42 @@
 """Receipts: what operators report later, matched in any order and applied at most once.
 
-A receipt finds its message by the operator's id: in a bounded map in memory, else in the shards;
-else it is parked in the shard that (provider, id) hashes to, until the message is known. Nothing is
-acknowledged before it is on disk.
+A receipt finds its message by the operator's id: in a bounded map in memory, else in the shards.
+One whose id nobody knows may still be about the only message between two numbers that is in doubt.
+Else it is parked, and tried again in both ways: when an answer names its id, and as long as
+messages are in doubt. Nothing is acknowledged before it is on disk.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
 from smsgw import lifecycle, parts
 from smsgw.clock import Clock
-from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
-from smsgw.ids import number_at, number_of
+from smsgw.errors import SmsgwError, StorageUnavailable
+from smsgw.ids import created_at_ms, number_at, number_of
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message, Rules
+from smsgw.parked import About, Key, Parked, Report
 from smsgw.providers.base import NO_SHARD
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
-from smsgw.turn import OUTCOME, URGENT, Item, Turn, Wants, Write
+from smsgw.turn import OUTCOME, URGENT, Item, Turn, Wants
 
 log = get(__name__)
 
 IDS_MAX: Final = 50_000
-PARKED_MAX: Final = 1_000_000
-LOOK_AGAIN_S: Final = 10.0
+DOUBTS_MAX: Final = 200
+"""Messages in doubt that are looked at before as many timers fire."""
 ENDED_WITHIN_MS: Final = 86_400_000
 """How old a message may be that has ended without an operator's id, to be meant by a receipt."""
-_LOOK_AGAIN_S_EACH: Final = 0.001
 
-Key = tuple[str, str]
-"""(provider, the operator's id)"""
 Place = tuple[int, int, int]
 """(shard, message number, which part of it; 0 for the whole)"""
 UNANSWERED: Final = -1
 """For the part in a place: one whose answer was lost."""
-About = tuple[int, str]
-"""(the recipient's digits, the sender)"""
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -178,23 +174,11 @@ class ReceiveAtOnce(Receive):
     kept = True
 
 
-class Park(Write):
-    """Keep a receipt whose message is not known."""
-
-    __slots__ = ()
-    priority = OUTCOME
-
-    def quarantine(self) -> str:
-        """Everything that is known."""
-        return f"park {self.statements}"
-
-
 class Receipts:
     """The station where receipts arrive."""
 
     def __init__(self, clock: Clock, shards: Shards, rules: Rules, metrics: Metrics) -> None:
-        # In the order in which they are looked at again.
-        self.parked: dict[Key, None] = {}
+        self.parked = Parked(clock, shards, metrics)
         self.watchers: dict[int, asyncio.Future[None]] = {}
         self.takes_whole: Callable[[str], bool] = lambda _: False
         self._clock = clock
@@ -205,39 +189,8 @@ class Receipts:
         # What is being done about an id, the last of it: receipts of one id keep their order.
         self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looks_again_s = 0.0
-
-    async def open(self) -> None:
-        """Learn what is parked."""
-        for key in await self._read_parked():
-            self.parked[key] = None
-        self._metrics.receipts_parked(len(self.parked))
-        self._looks_again_s = self._clock.monotonic_s() + LOOK_AGAIN_S
-
-    async def _read_parked(self) -> set[Key]:
-        return {
-            (provider, identifier)
-            for shard in self._shards
-            for provider, identifier in await shard.store.read("parked_keys")
-        }
-
-    async def look_again(self) -> None:
-        """Learn now and then what other gateways have parked, and what they have matched.
-
-        The more there is, the rarer: with much parked, learning of it must not be most of the work.
-        """
-        now_s = self._clock.monotonic_s()
-        if now_s < self._looks_again_s:
-            return
-        known = list(self.parked)
-        found = await self._read_parked()
-        for key in known:
-            if key not in found:
-                self.parked.pop(key, None)
-        for key in found.difference(known):
-            self.parked.setdefault(key)
-        self._metrics.receipts_parked(len(self.parked))
-        self._looks_again_s = now_s + max(LOOK_AGAIN_S, len(found) * _LOOK_AGAIN_S_EACH)
+        # Behind which message of a shard those in doubt are looked at next.
+        self._doubts_after: dict[int, int] = {}
 
     def publish(
         self, provider: str, identifier: str, shard: int, number: int, part: int = 0
@@ -252,8 +205,8 @@ class Receipts:
         ids[key] = (shard, number, part)
         if len(ids) > IDS_MAX:
             del ids[next(iter(ids))]
-        if key in self.parked:
-            self._keep(self._line_up(key, partial(self._match, key)))
+        if (parked := self.parked.spelled(key)) is not None:
+            self._keep(self._line_up(parked, partial(self._match, parked)))
 
     def receive(
         self,
@@ -273,7 +226,8 @@ class Receipts:
         if place is not None and key not in self._lines:
             self._put(place, key, word, reason, tell)
             return
-        task = self._keep(self._line_up(key, partial(self._take, keys, word, reason, about)))
+        report = Report(provider, (identifier, *others), self._clock.now_ms(), word, reason, about)
+        task = self._keep(self._line_up(key, partial(self._take, report)))
         if stored is not None:
             task.add_done_callback(lambda done: stored(_succeeded(done)))
 
@@ -284,8 +238,8 @@ class Receipts:
             TooManyRequests: too many receipts are parked already.
             StorageUnavailable: it could not be stored.
         """
-        key = (provider, identifier)
-        await self._line_up(key, partial(self._take, (key,), word, reason))
+        report = Report(provider, (identifier,), self._clock.now_ms(), word, reason)
+        await self._line_up(report.key, partial(self._take, report))
 
     async def take_within(
         self, limit_s: float, provider: str, identifier: str, word: str, reason: str | None
@@ -324,31 +278,12 @@ class Receipts:
             if self._lines[key] is mine:
                 del self._lines[key]
 
-    async def _take(
-        self, keys: Sequence[Key], word: str, reason: str | None, about: About | None = None
-    ) -> None:
-        if await self._apply_any(keys, word, reason):
+    async def _take(self, report: Report) -> None:
+        if await self._apply(report) or await self._adopt(report):
             return
-        key = keys[0]
-        place = await self._in_doubt(key[0], about) if about and lifecycle.decides(word) else None
-        if place is not None:
-            # What answers have told while we looked was not counted as in doubt.
-            if await self._apply_any(keys, word, reason):
-                return
-            if await self._adopt(place, key, word, reason):
-                return
-        if len(self.parked) >= PARKED_MAX:
-            raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
-        self._metrics.receipt("parked")
-        row = (*key, self._clock.now_ms(), word, reason)
-        await self._home(key).ask(Park(("parked_add", row)))
-        self.parked[key] = None
-        self._metrics.receipts_parked(len(self.parked))
-        if key in self._ids:
-            await self._match(key)
-
-    def _home(self, key: Key) -> Shard:
-        return self._shards.named(f"{key[0]}\0{key[1]}")
+        await self.parked.add(report)
+        if any(key in self._ids for key in report.keys):
+            await self._match(report.key)
 
     def _put(
         self,
@@ -388,57 +323,63 @@ class Receipts:
         receipt.elsewhere = None
         self._shards.shards[shard].put(receipt)
 
-    async def _apply_any(self, keys: Sequence[Key], word: str, reason: str | None) -> bool:
-        for key in keys:
-            if key[1] and await self._apply(key, word, reason):
+    async def _apply(self, report: Report) -> bool:
+        """Find the message by its id and apply the receipt; False where there is no message."""
+        for key in report.keys:
+            place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
+            place = place or await self._by_reference(key)
+            if place is not None:
+                await self._put_and_wait(place, key, report.word, report.reason)
                 return True
         return False
-
-    async def _apply(self, key: Key, word: str, reason: str | None) -> bool:
-        """Find the message and apply the receipt; False where there is no message."""
-        place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
-        place = place or await self._by_reference(key)
-        if place is None:
-            return False
-        await self._put_and_wait(place, key, word, reason)
-        return True
 
     async def _put_and_wait(self, place: Place, key: Key, word: str, reason: str | None) -> None:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._put(place, key, word, reason, partial(_answer, future))
         await future
 
-    async def _adopt(self, place: Place, key: Key, word: str, reason: str | None) -> bool:
-        """Apply a receipt to what was in doubt; False where that was answered meanwhile."""
+    async def _adopt(self, report: Report) -> bool:
+        """Apply a receipt to the only message that it may be about; False where there is none."""
+        place = await self._in_doubt(report) if lifecycle.decides(report.word) else None
+        if place is None:
+            return False
+        # What answers have told while we looked was not counted as in doubt.
+        if await self._apply(report):
+            return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         shard, number, part = place
         self._shards.shards[shard].put(
             Receive(
                 number,
                 part,
-                key[1],
-                word,
-                reason,
+                report.ids[0],
+                report.word,
+                report.reason,
                 self._rules,
                 self._metrics,
                 tell=partial(_answer, future),
                 elsewhere=lambda _: _answer(future, None, applied=False),
-                whole=self.takes_whole(key[0]),
+                whole=self.takes_whole(report.provider),
             )
         )
+        # False where it was answered meanwhile.
         return await future
 
-    async def _in_doubt(self, provider: str, about: About) -> Place | None:
+    async def _in_doubt(self, report: Report) -> Place | None:
         """The one message for a number, from a sender, that may have reached an operator.
 
         None where another may be meant: what is being sent, since a receipt may overtake the answer
-        that names its id, or what has ended without an id.
+        that names its id, or what has ended without an id. What was made after it is not meant.
         """
-        uncertain = await self._places("uncertain_of", provider, *about)
+        if report.about is None:
+            return None
+        whose = (report.provider, *report.about)
+        to = number_at(report.at_ms + 1)
+        uncertain = await self._places("uncertain_of", *whose, to)
         if len(uncertain) != 1:
             return None
-        since = number_at(self._clock.now_ms() - ENDED_WITHIN_MS)
-        owners = await self._places("owners_of", provider, *about, since)
+        since = number_at(report.at_ms - ENDED_WITHIN_MS)
+        owners = await self._places("owners_of", *whose, since, to)
         return uncertain[0] if owners == uncertain else None
 
     async def _places(self, statement: str, *parameters: Any) -> list[Place]:
@@ -486,33 +427,50 @@ class Receipts:
         return (home, number, part)
 
     async def _match(self, key: Key) -> None:
-        """Apply what is parked under an id that has become known, then forget it."""
-        home = self._home(key)
-        self.parked.pop(key, None)
-        try:
-            for number, word, reason in await home.store.read("parked_of", *key):
-                if not await self._apply(key, word, reason):
-                    self.parked[key] = None
-                    break
-                await home.ask(Park(("parked_delete", (number,))))
-        except BaseException:
-            self.parked[key] = None
-            raise
-        finally:
-            self._metrics.receipts_parked(len(self.parked))
+        """Apply what is parked under an id, as far as its messages are known now."""
+        reports = await self.parked.of(key)
+        if not reports:
+            self.parked.gone(key)
+        for report in reports:
+            await self._match_one(report)
 
-    def dropped(self, keys: list[Key]) -> None:
-        """Forget keys that were parked for too long."""
-        for key in keys:
-            self.parked.pop(key, None)
+    async def _match_one(self, report: Report) -> None:
+        if await self._apply(report) or await self._adopt(report):
+            await self.parked.remove(report)
 
     async def match_again(self, keys_max: int) -> None:
-        """Look for the messages of some parked receipts once more; next time, of the next ones."""
-        for key in list(islice(self.parked, keys_max)):
-            if self.parked.pop(key, key) is None:
-                self.parked[key] = None
-            if key[1] and (key in self._ids or await self._search(key)):
+        """Look for the messages of some parked receipts once more; next time, of the next ones.
+
+        And for the receipts of some messages that are in doubt.
+        """
+        for spelling, key in self.parked.next(keys_max):
+            if spelling in self._ids or await self._search(spelling):
                 await self._line_up(key, partial(self._match, key))
+        if not self.parked:
+            return
+        for shard in self._shards:
+            after = self._doubts_after.get(shard.number, 0)
+            doubts = await shard.store.read("doubts", after, keys_max)
+            self._doubts_after[shard.number] = doubts[-1][0] if len(doubts) == keys_max else 0
+            for doubt in doubts:
+                await self._resolve(*doubt)
+
+    async def resolve_due(self, shard: Shard, now_ms: int) -> None:
+        """Look once more for the receipts of messages that have been in doubt for too long."""
+        if self.parked:
+            for doubt in await shard.store.read("doubts_due", now_ms, DOUBTS_MAX):
+                await self._resolve(*doubt)
+
+    async def _resolve(self, number: int, provider: str, recipient: int, sender: str) -> None:
+        """Look whether something is parked that is about a message in doubt."""
+        about, since_ms = (recipient, sender), created_at_ms(number)
+        for report in await self.parked.about(provider, about, since_ms):
+            await self._line_up(report.key, partial(self._match_parked, report))
+
+    async def _match_parked(self, report: Report) -> None:
+        # It may have been matched by its id meanwhile.
+        if await self.parked.has(report):
+            await self._match_one(report)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background, and hold on to it."""

@@ -6,7 +6,7 @@ once over each stretch of numbers when its age is reached. Only what differs has
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from smsgw import lifecycle
@@ -322,7 +322,7 @@ class FoldEntries(Request):
 
 
 class DropParked(Request):
-    """Drop receipts whose message never came; the answer is the keys nothing is left of."""
+    """Drop receipts whose message never came; the answer is the keys they were parked under."""
 
     __slots__ = ("before_ms",)
 
@@ -339,7 +339,7 @@ class DropParked(Request):
         rows = turn.ask("parked_old", self.before_ms, PURGE_MAX)
         for number, *_ in rows:
             turn.write("parked_delete", number)
-        self.answer = [(provider, identifier) for _, provider, identifier, more in rows if not more]
+        self.answer = [(provider, identifier) for _, provider, identifier in rows]
 
 
 class Sweeper:
@@ -358,6 +358,7 @@ class Sweeper:
         messages_ms: int,
         route: Callable[[int, int], int],
         dropped: Callable[[list[tuple[str, str]]], None],
+        resolve: Callable[[Shard, int], Awaitable[None]],
     ) -> None:
         self._shard = shard
         self._clock = clock
@@ -367,6 +368,7 @@ class Sweeper:
         self._parked_ms = parked_ms
         self._route = route
         self._dropped = dropped
+        self._resolve = resolve
         # What walks over messages, with the age at which it does.
         self._walks: list[tuple[type[Walk], int]] = [
             (ExpireSpan, rules.validity_ms),
@@ -445,6 +447,9 @@ class Sweeper:
     async def _fire(self, now_ms: int) -> None:
         fired = DUE_MAX
         while fired == DUE_MAX and not self._shard.trouble:
+            with contextlib.suppress(StorageUnavailable):
+                # What ends unknown now may have a receipt elsewhere; who cannot look ends it still.
+                await self._resolve(self._shard, now_ms)
             fired = await self._shard.ask(
                 FireTimers(self._rules, self._metrics, now_ms, self._route)
             )

@@ -97,7 +97,8 @@ async def fill(data: Path) -> None:
         await send(gateway, client, text="later", send_at_ms=soon_ms)
         wishes = [Wish(DELIVERED, "ACME", f"batch {n}", Lane.REGULAR) for n in range(3)]
         await send_batch(gateway, client, wishes, key_use(f"batch {number}", "batch"))
-        await gateway.receipts.take("mock", f"nobody's {number}", "DELIVRD", None)
+        others, about = (f"or {number}",), (989_120_000_000 + number, "ACME")
+        gateway.receipts.receive("mock", f"nobody's {number}", "DELIVRD", None, others, about)
     await flushed(gateway)
     await gateway.pause("", paused=True)
     for client in clients[:4]:

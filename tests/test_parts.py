@@ -299,6 +299,7 @@ def test_only_a_part_in_doubt_adopts_an_id() -> None:
     message = a_message(parts=2, status=int(S.UNCERTAIN), attempts=1, provider="op")
     turn = a_turn(an_account(held_cents=5), message)
     assert [parts.adopt(turn, message, one) for one in ("a", "b", "c")] == [1, 2, None]
+    assert parts.adopt(turn, message, "b") == 2, "that part has it already"
     whole = a_message(status=int(S.UNCERTAIN), attempts=1, provider="op")
     assert parts.adopt(turn, whole, "a") == 0
     for status in set(S) - {S.UNCERTAIN}:

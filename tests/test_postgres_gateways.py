@@ -15,7 +15,7 @@ from smsgw.entrance import Wish
 from smsgw.errors import TooManyRequests
 from smsgw.gateway import Gateway
 from smsgw.models import Lane, Status
-from smsgw.receipts import LOOK_AGAIN_S
+from smsgw.parked import LOOK_AGAIN_S
 from tests.conftest import OpenGateway
 from tests.support import (
     DELIVERED,

@@ -11,7 +11,8 @@ from smsgw.clock import ManualClock
 from smsgw.errors import TooManyRequests
 from smsgw.gateway import Gateway
 from smsgw.models import Message, Status, Verdict
-from smsgw.receipts import About, Park, Place
+from smsgw.parked import Park, Report
+from smsgw.receipts import Place
 from smsgw.store.base import ShardUnavailableError
 from tests.conftest import OpenGateway
 from tests.support import (
@@ -213,6 +214,106 @@ async def test_only_what_alone_may_be_meant_gets_a_receipt_that_nobody_knows(
     await assert_clean(gateway)
 
 
+@pytest.mark.parametrize("looked", ["now and then", "before it ends", "after a crash"])
+@pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])
+async def test_a_receipt_before_an_answer_that_never_comes_is_no_less_than_one_after_it(
+    gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, text: str, looked: str
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    sent = await send(gateway, client, text=text)
+    assert isinstance(sent, Accepted)
+    submission = await operator.next()
+    parts = sent.message.parts
+    for part in range(parts):
+        await reported(gateway, sent.message, f"early {part}")
+    assert await parked(gateway) == parts
+    assert await status_of(gateway, sent.message) == Status.SENDING
+    if looked == "after a crash":
+        await crash(gateway)
+        gateway = await serve(gateway_of, operator)
+    else:
+        operator.answer(submission, Verdict.UNKNOWN)
+        await flushed(gateway)
+        assert await status_of(gateway, sent.message) == Status.UNCERTAIN
+    if looked == "before it ends":
+        clock.advance(700)
+        await sweep(gateway)
+    else:
+        await gateway.receipts.match_again(100)
+    now = await message_of(gateway, sent.message)
+    assert (now.status, now.charged_cents) == (Status.DELIVERED, 5 * parts)
+    assert (now.provider_message_id or "").startswith("early")
+    assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
+    await assert_clean(gateway)
+
+
+async def test_a_parked_receipt_waits_until_only_one_message_may_be_meant(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    one, other = [await submitted(gateway, client) for _ in range(2)]
+    first, second = [await operator.next() for _ in range(2)]
+    await reported(gateway, one)
+    operator.answer(first, Verdict.UNKNOWN)
+    await flushed(gateway)
+    await gateway.receipts.match_again(100)
+    assert await status_of(gateway, one) == Status.UNCERTAIN
+    operator.accept(second, "7")
+    await flushed(gateway)
+    await gateway.receipts.match_again(100)
+    assert await status_of(gateway, one) == Status.DELIVERED
+    assert await status_of(gateway, other) == Status.SENT
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+@pytest.mark.parametrize("identifier", ["early", ""])
+async def test_a_parked_receipt_is_of_no_message_that_was_made_after_it(
+    gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, identifier: str
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    meant = await submitted(gateway, client)
+    first = await operator.next()
+    await reported(gateway, meant, identifier)
+    clock.advance(1)
+    later = await submitted(gateway, client)
+    for submission in (first, await operator.next()):
+        operator.answer(submission, Verdict.UNKNOWN)
+    await flushed(gateway)
+    await gateway.receipts.match_again(100)
+    assert await status_of(gateway, later) == Status.UNCERTAIN
+    assert await status_of(gateway, meant) == Status.DELIVERED
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+async def test_what_is_in_doubt_is_looked_at_in_turn(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    messages = []
+    for index in range(5):
+        sent = await send(gateway, client, to=f"+98912123456{index}")
+        assert isinstance(sent, Accepted)
+        messages.append(sent.message)
+        submission = await operator.next()
+        if index == 4:
+            await reported(gateway, sent.message)
+        operator.answer(submission, Verdict.UNKNOWN)
+        await flushed(gateway)
+    for _ in range(3):
+        await gateway.receipts.match_again(2)
+    assert [await status_of(gateway, one) for one in messages] == [
+        *[Status.UNCERTAIN] * 4,
+        Status.DELIVERED,
+    ]
+
+
 @pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])
 @pytest.mark.parametrize(
     ("verdict", "status"),
@@ -235,8 +336,8 @@ async def test_a_receipt_is_not_given_to_what_was_in_doubt_until_just_now(
     await flushed(gateway)
     look = gateway.receipts._in_doubt
 
-    async def answered_meanwhile(provider: str, about: About) -> Place | None:
-        place = await look(provider, about)
+    async def answered_meanwhile(report: Report) -> Place | None:
+        place = await look(report)
         assert place is not None
         gateway.allotter.stopped = True
         operator.answer(submission, verdict, provider_message_id="7")
@@ -405,9 +506,9 @@ async def test_what_is_parked_is_looked_at_again_however_much_there_is(
         await gateway.receipts.take("mock", f"unknown {index}", "DELIVRD", None)
     # As a crash between the two halves of a match would leave it.
     key = ("mock", "late")
-    row = ("parked_add", (*key, gateway.clock.now_ms(), "DELIVRD", None))
-    await gateway.receipts._home(key).ask(Park(row))
-    gateway.receipts.parked[key] = None
+    row = ("parked_add", (*key, None, gateway.clock.now_ms(), "DELIVRD", None, None, None))
+    await gateway.receipts.parked.home(key).ask(Park(row))
+    await gateway.receipts.parked.open()
     gateway.receipts._ids.clear()
     for _ in range(4):
         await gateway.receipts.match_again(50)
@@ -433,7 +534,7 @@ async def test_a_receipt_outlasts_a_disk_that_cannot_be_written(
     for store in gateway.shards.stores.values():
         monkeypatch.setattr(store, "turn", fail)
     operator.receipt("1")
-    shard = gateway.receipts._home(("mock", "1"))
+    shard = gateway.receipts.parked.home(("mock", "1"))
     watched = gateway.shards.of_message(message.id) if known else shard
     while watched.trouble is None:
         await shard.store.read("timer_next")
@@ -449,7 +550,7 @@ async def test_a_receipt_outlasts_a_disk_that_cannot_be_written(
 async def test_too_many_parked_receipts_are_refused_and_known_ones_still_taken(
     gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.receipts.PARKED_MAX", 2)
+    monkeypatch.setattr("smsgw.parked.PARKED_MAX", 2)
     gateway = await serve(gateway_of, operator)
     client = await add_client(gateway)
     message = await accepted(gateway, operator, client, "1")

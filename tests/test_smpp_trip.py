@@ -565,6 +565,22 @@ async def test_a_receipt_before_its_answer_is_not_given_to_another_that_is_in_do
         assert await site.balance() == (990, 5, 5)
 
 
+async def test_a_receipt_before_an_answer_that_never_comes_is_paid_for(
+    gateway_of: OpenGateway,
+) -> None:
+    async with (
+        Smsc() as smsc,
+        site_with(gateway_of, smsc, binds=2, response_timeout_s=1.0) as site,
+    ):
+        await smsc.binds(2)
+        smsc.first(SUBMIT_SM, in_turn(reported(), silent))
+        message = await site.ended(await site.send())
+        assert (message["status"], message["charged"]) == ("DELIVERED", 5)
+        while site.gateway.receipts.parked:
+            await flushed(site.gateway)
+        assert await site.balance() == (995, 0, 5)
+
+
 async def test_a_receipt_of_a_dead_code_is_not_given_to_another_that_is_in_doubt(
     gateway_of: OpenGateway,
 ) -> None:

@@ -151,7 +151,7 @@ class AdminRoutes:
                 "express": gateway.allotter.waiting(Lane.EXPRESS),
             },
             "in_flight": gateway.worker.in_flight(),
-            "receipts_parked": len(gateway.receipts.parked),
+            "receipts_parked": gateway.receipts.parked.rows,
             "providers": {
                 name: {"trouble": provider.trouble, "paused": gateway.allotter.links[name].paused}
                 for name, provider in gateway.providers.items()

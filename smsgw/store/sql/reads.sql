@@ -126,11 +126,13 @@ JOIN message AS m ON m.number = p.message;
 -- name: uncertain_of
 -- What may have reached an operator for this number from this sender, unanswered.
 SELECT number FROM message
-WHERE status IN (2, 3, 4) AND status = 4 AND provider = ? AND recipient = ? AND sender = ? LIMIT 2;
+WHERE status IN (2, 3, 4) AND status = 4 AND provider = ? AND recipient = ? AND sender = ?
+  AND number < ? LIMIT 2;
 
 -- name: owners_of
 -- What a receipt for this number from this sender may mean, if nobody knows its id: what is being
--- sent or in doubt, and what was accepted or has ended without an id, of the messages from ?4 on.
+-- sent or in doubt, and what was accepted or has ended without an id, of the messages from ?4 on;
+-- all of it before ?5, when the receipt came.
 WITH RECURSIVE stretch (number) AS (
     SELECT max(number) >> 44 FROM message
     UNION ALL
@@ -138,12 +140,12 @@ WITH RECURSIVE stretch (number) AS (
     WHERE number > max(?4, (SELECT min(number) FROM message)) >> 44)
 SELECT number FROM message
 WHERE status IN (2, 3, 4) AND status IN (2, 4)
-  AND provider = ?1 AND recipient = ?2 AND sender = ?3
+  AND provider = ?1 AND recipient = ?2 AND sender = ?3 AND number < ?5
 UNION ALL
 SELECT m.number FROM stretch CROSS JOIN client AS c CROSS JOIN message AS m
 WHERE m.number >> 44 = stretch.number AND m.client = c.number AND m.recipient = ?2
-  AND m.number >= ?4 AND m.provider = ?1 AND m.sender = ?3 AND m.provider_message_id IS NULL
-  AND (m.status IN (3, 14) OR m.reason = 'interrupted')
+  AND m.number >= ?4 AND m.number < ?5 AND m.provider = ?1 AND m.sender = ?3
+  AND m.provider_message_id IS NULL AND (m.status IN (3, 14) OR m.reason = 'interrupted')
 LIMIT 2;
 
 -- name: accepted_open
@@ -163,6 +165,11 @@ FROM (
     ORDER BY 1 DESC LIMIT ?2) AS m
 LEFT JOIN part AS p ON p.message = m.number AND p.status = 3
 ORDER BY m.number DESC;
+
+-- name: doubts
+-- Some of the messages that are in doubt, behind a number, and whom they went to and from.
+SELECT number, provider, recipient, sender FROM message
+WHERE status IN (2, 3, 4) AND status = 4 AND number > ? ORDER BY number LIMIT ?;
 
 -- name: uncertain_list
 -- Messages of which nobody knows whether they were sent.

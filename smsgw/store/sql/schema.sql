@@ -256,3 +256,12 @@ CREATE INDEX message_under_way ON message (status) WHERE status IN (2, 3, 4);
 -- minutes) does, and a look-up in a month of messages asks six hundred stretches, in milliseconds.
 DROP INDEX message_recipient;
 CREATE INDEX message_recipient ON message (number >> 44, client, recipient);
+
+-- migration: 5 parked_about
+-- A receipt may come before an answer that never comes. Then nobody will know its id, and it finds its
+-- message by whom that was to and from, so that is kept with it; so is the id's second spelling, if it
+-- has one.
+ALTER TABLE parked ADD COLUMN other_id TEXT;
+ALTER TABLE parked ADD COLUMN recipient INTEGER;
+ALTER TABLE parked ADD COLUMN sender TEXT;
+CREATE INDEX parked_about ON parked (recipient, sender) WHERE recipient IS NOT NULL;

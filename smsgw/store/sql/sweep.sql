@@ -146,24 +146,41 @@ SELECT number FROM client WHERE number > ? ORDER BY number LIMIT 1;
 
 -- name: parked_add
 -- Keep a receipt whose message is not known.
-INSERT INTO parked (provider, provider_message_id, at_ms, word, reason) VALUES (?, ?, ?, ?, ?);
+INSERT INTO parked
+    (provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: parked_of
 -- The parked receipts of one operator's id, in the order they came.
-SELECT number, word, reason FROM parked
-WHERE provider = ? AND provider_message_id = ? ORDER BY number;
+SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
+FROM parked WHERE provider = ? AND provider_message_id = ? ORDER BY number LIMIT ?;
+
+-- name: parked_about
+-- The receipts of an operator that were parked since a time and are about what went to one recipient
+-- from one sender, in the order they came.
+SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
+FROM parked WHERE recipient = ? AND sender = ? AND provider = ? AND at_ms >= ?
+ORDER BY number LIMIT ?;
+
+-- name: parked_get
+-- Whether a receipt is still parked.
+SELECT number FROM parked WHERE number = ?;
 
 -- name: parked_delete
 -- Forget a parked receipt.
 DELETE FROM parked WHERE number = ?;
 
 -- name: parked_keys
--- The operators' ids under which something is parked.
-SELECT DISTINCT provider, provider_message_id FROM parked;
+-- The operators' ids under which something is parked, and how much.
+SELECT provider, provider_message_id, other_id, count(*) FROM parked GROUP BY 1, 2, 3;
 
 -- name: parked_old
--- Receipts that were parked long ago, each with whether a younger one has the same id.
-SELECT p.number, p.provider, p.provider_message_id, EXISTS (
-    SELECT 1 FROM parked AS o WHERE o.provider = p.provider
-    AND o.provider_message_id = p.provider_message_id AND o.at_ms >= ?1)
-FROM parked AS p WHERE p.at_ms < ?1 LIMIT ?2;
+-- Receipts that were parked long ago.
+SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?;
+
+-- name: doubts_due
+-- Messages that are in doubt for as long as may be, and whom they went to and from.
+SELECT m.number, m.provider, m.recipient, m.sender
+FROM timer AS t CROSS JOIN message AS m
+WHERE m.number = t.message AND t.due_at_ms <= ? AND t.kind = 3 AND m.status = 4
+ORDER BY t.due_at_ms LIMIT ?;

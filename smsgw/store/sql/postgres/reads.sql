@@ -121,16 +121,19 @@ JOIN shard.message AS m ON m.number = p.message;
 -- name: uncertain_of
 -- What may have reached an operator for this number from this sender, unanswered.
 SELECT m.number FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
-WHERE m.status = 4 AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3 LIMIT 2;
+WHERE m.status = 4 AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3 AND m.number < $4
+LIMIT 2;
 
 -- name: owners_of
 -- What a receipt for this number from this sender may mean, if nobody knows its id: what is being
--- sent or in doubt, and what was accepted or has ended without an id, of the messages from $4 on.
+-- sent or in doubt, and what was accepted or has ended without an id, of the messages from $4 on;
+-- all of it before $5, when the receipt came.
 SELECT m.number FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
 WHERE m.status IN (2, 4) AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3
+  AND m.number < $5
 UNION ALL
 SELECT m.number FROM shard.client AS c JOIN shard.message AS m ON m.client = c.number
-WHERE m.recipient = $2 AND m.number >= $4 AND m.provider = $1 AND m.sender = $3
+WHERE m.recipient = $2 AND m.number >= $4 AND m.number < $5 AND m.provider = $1 AND m.sender = $3
   AND m.provider_message_id IS NULL AND (m.status IN (3, 14) OR m.reason = 'interrupted')
 LIMIT 2;
 
@@ -145,6 +148,12 @@ FROM (SELECT number, provider, CASE status WHEN 3 THEN provider_message_id END, 
      AS m (number, provider, provider_message_id, recipient)
 LEFT JOIN shard.part AS p ON p.message = m.number AND p.status = 3
 ORDER BY m.number DESC;
+
+-- name: doubts
+-- Some of the messages that are in doubt, behind a number, and whom they went to and from.
+SELECT m.number, m.provider, m.recipient, m.sender
+FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
+WHERE f.message > $1 AND m.status = 4 ORDER BY f.message LIMIT $2;
 
 -- name: uncertain_list
 -- Messages of which nobody knows whether they were sent.

@@ -257,3 +257,11 @@ ALTER TABLE shard.message DROP CONSTRAINT message_client_fkey;
 -- The turn that opens a one-time code looks what others have sent to its number. One-time codes only,
 -- so that other messages touch no further index.
 CREATE INDEX message_code ON shard.message (recipient, number) WHERE lane = 2;
+
+-- migration: 5 parked_about
+-- Whom a parked receipt is about, by which it finds its message if no answer ever names its id, and
+-- that id's second spelling.
+ALTER TABLE shard.parked ADD COLUMN other_id text;
+ALTER TABLE shard.parked ADD COLUMN recipient bigint;
+ALTER TABLE shard.parked ADD COLUMN sender text;
+CREATE INDEX parked_about ON shard.parked (recipient, sender) WHERE recipient IS NOT NULL;

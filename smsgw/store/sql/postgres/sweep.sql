@@ -155,25 +155,41 @@ SELECT number FROM shard.client WHERE number > $1 ORDER BY number LIMIT 1;
 
 -- name: parked_add
 -- Keep a receipt whose message is not known.
-INSERT INTO shard.parked (provider, provider_message_id, at_ms, word, reason)
-VALUES ($1, $2, $3, $4, $5);
+INSERT INTO shard.parked
+    (provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: parked_of
 -- The parked receipts of one operator's id, in the order they came.
-SELECT number, word, reason FROM shard.parked
-WHERE provider = $1 AND provider_message_id = $2 ORDER BY number;
+SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
+FROM shard.parked WHERE provider = $1 AND provider_message_id = $2 ORDER BY number LIMIT $3;
+
+-- name: parked_about
+-- The receipts of an operator that were parked since a time and are about what went to one recipient
+-- from one sender, in the order they came.
+SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
+FROM shard.parked WHERE recipient = $1 AND sender = $2 AND provider = $3 AND at_ms >= $4
+ORDER BY number LIMIT $5;
+
+-- name: parked_get
+-- Whether a receipt is still parked.
+SELECT number FROM shard.parked WHERE number = $1;
 
 -- name: parked_delete
 -- Forget a parked receipt.
 DELETE FROM shard.parked WHERE number = $1;
 
 -- name: parked_keys
--- The operators' ids under which something is parked.
-SELECT DISTINCT provider, provider_message_id FROM shard.parked;
+-- The operators' ids under which something is parked, and how much.
+SELECT provider, provider_message_id, other_id, count(*) FROM shard.parked GROUP BY 1, 2, 3;
 
 -- name: parked_old
--- Receipts that were parked long ago, each with whether a younger one has the same id.
-SELECT p.number, p.provider, p.provider_message_id, EXISTS (
-    SELECT 1 FROM shard.parked AS o WHERE o.provider = p.provider
-    AND o.provider_message_id = p.provider_message_id AND o.at_ms >= $1)
-FROM shard.parked AS p WHERE p.at_ms < $1 LIMIT $2;
+-- Receipts that were parked long ago.
+SELECT number, provider, provider_message_id FROM shard.parked WHERE at_ms < $1 LIMIT $2;
+
+-- name: doubts_due
+-- Messages that are in doubt for as long as may be, and whom they went to and from.
+SELECT m.number, m.provider, m.recipient, m.sender
+FROM shard.timer AS t JOIN shard.message AS m ON m.number = t.message
+WHERE t.due_at_ms <= $1 AND t.kind = 3 AND m.status = 4
+ORDER BY t.due_at_ms LIMIT $2;

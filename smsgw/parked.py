@@ -1,0 +1,234 @@
+"""Parked receipts: on disk until their messages are known, each in the shard of its operator's id.
+
+In memory is only under which ids something is parked, so that an answer that names one of them
+finds it without asking anybody.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from smsgw.clock import Clock
+from smsgw.errors import TooManyRequests
+from smsgw.metrics import Metrics
+from smsgw.store.shard import Shard
+from smsgw.store.shards import Shards
+from smsgw.turn import OUTCOME, Write
+
+PARKED_MAX: Final = 1_000_000
+"""Receipts in all."""
+OF_ONE_ID_MAX: Final = 20
+"""Receipts of one id; what is reported that often was reported before."""
+READ_MAX: Final = 100
+"""Receipts read at once."""
+LOOK_AGAIN_S: Final = 10.0
+_LOOK_AGAIN_S_EACH: Final = 0.001
+
+Key = tuple[str, str]
+"""(provider, the operator's id)"""
+About = tuple[int, str]
+"""(the recipient's digits, the sender)"""
+
+
+@dataclass(slots=True, frozen=True)
+class Report:
+    """What an operator said of a message, when, and of which.
+
+    ``ids`` are the spellings of its id, the likeliest first: ``""`` where it names none. ``about``
+    is whom the message went to and from, where the operator says so. ``number`` is that of its row,
+    if it is parked.
+    """
+
+    provider: str
+    ids: tuple[str, ...]
+    at_ms: int
+    word: str
+    reason: str | None
+    about: About | None = None
+    number: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Under which it is parked."""
+        return (self.provider, self.ids[0])
+
+    @property
+    def keys(self) -> list[Key]:
+        """Under which its message may be known."""
+        return [(self.provider, one) for one in self.ids if one]
+
+
+class Park(Write):
+    """Keep a receipt whose message is not known."""
+
+    __slots__ = ()
+    priority = OUTCOME
+
+    def quarantine(self) -> str:
+        """Everything that is known."""
+        return f"park {self.statements}"
+
+
+class Parked(Mapping[Key, int]):
+    """How many receipts are parked under each id, and the way to them."""
+
+    def __init__(self, clock: Clock, shards: Shards, metrics: Metrics) -> None:
+        self._clock = clock
+        self._shards = shards
+        self._metrics = metrics
+        self._counts: dict[Key, int] = {}
+        # By every spelling, in the order in which they are looked at again.
+        self._spellings: dict[Key, Key] = {}
+        self._looks_again_s = 0.0
+        self._adding = 0
+        self.rows = 0
+        """How many there are."""
+
+    def __getitem__(self, key: Key) -> int:
+        """How many are parked under an id."""
+        return self._counts[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        """The ids."""
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return len(self._counts)
+
+    def spelled(self, key: Key) -> Key | None:
+        """Under which id something is parked that one of its spellings may mean."""
+        return self._spellings.get(key)
+
+    def next(self, keys_max: int) -> list[tuple[Key, Key]]:
+        """Some spellings, each with the id that something is parked under; next time, others."""
+        found = []
+        for spelling in list(islice(self._spellings, keys_max)):
+            key = self._spellings.pop(spelling)
+            if key in self._counts:
+                self._spellings[spelling] = key
+                found.append((spelling, key))
+        return found
+
+    def home(self, key: Key) -> Shard:
+        """Where a receipt of that id is parked."""
+        return self._shards.named("\0".join(key))
+
+    async def open(self) -> None:
+        """Learn what is parked."""
+        await self._learn()
+        self._looks_again_s = self._clock.monotonic_s() + LOOK_AGAIN_S
+
+    async def look_again(self) -> None:
+        """Learn now and then what other gateways have parked, and what they have matched.
+
+        The more there is, the rarer: with much parked, learning of it must not be most of the work.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._looks_again_s:
+            await self._learn()
+            self._looks_again_s = now_s + max(LOOK_AGAIN_S, self.rows * _LOOK_AGAIN_S_EACH)
+
+    async def _learn(self) -> None:
+        known = list(self._counts)
+        found: dict[Key, int] = {}
+        for shard in self._shards:
+            for provider, identifier, other, count in await shard.store.read("parked_keys"):
+                key = (provider, identifier)
+                found[key] = found.get(key, 0) + count
+                self._spell(key, other)
+        for key in known:
+            if key not in found:
+                self._count(key, -self._counts.get(key, 0))
+        for key, count in found.items():
+            self._count(key, count - self._counts.get(key, 0))
+
+    async def add(self, report: Report) -> None:
+        """Park a receipt; returns once it is on disk.
+
+        Raises:
+            TooManyRequests: too many receipts are parked already.
+            StorageUnavailable: it could not be stored.
+        """
+        key = report.key
+        if self.rows + self._adding >= PARKED_MAX:
+            raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
+        if key[1] and self._counts.get(key, 0) >= OF_ONE_ID_MAX:
+            self._metrics.receipt("repeated")
+            return
+        self._metrics.receipt("parked")
+        other = report.ids[1] if len(report.ids) > 1 else None
+        about = report.about or (None, None)
+        row = (*key, other, report.at_ms, report.word, report.reason, *about)
+        self._adding += 1
+        try:
+            await self.home(key).ask(Park(("parked_add", row)))
+        finally:
+            self._adding -= 1
+        self._count(key, 1)
+        self._spell(key, other)
+
+    async def of(self, key: Key) -> list[Report]:
+        """What is parked under an id, in the order it came."""
+        return _reports(await self.home(key).store.read("parked_of", *key, READ_MAX))
+
+    async def about(self, provider: str, about: About, since_ms: int) -> list[Report]:
+        """What was parked since a time about messages to a recipient from a sender."""
+        found = []
+        for shard in self._shards:
+            found += _reports(
+                await shard.store.read("parked_about", *about, provider, since_ms, READ_MAX)
+            )
+        return sorted(found, key=lambda report: report.at_ms)
+
+    async def has(self, report: Report) -> bool:
+        """Whether a receipt is still parked."""
+        return bool(await self.home(report.key).store.read("parked_get", report.number))
+
+    async def remove(self, report: Report) -> None:
+        """Forget a receipt whose message has it."""
+        await self.home(report.key).ask(Park(("parked_delete", (report.number,))))
+        self._count(report.key, -1)
+
+    def dropped(self, keys: Sequence[Key]) -> None:
+        """Learn of receipts that were parked for too long, by the ids they were parked under."""
+        for key in keys:
+            self._count(key, -1)
+
+    def gone(self, key: Key) -> None:
+        """Learn that nothing is parked under an id any more, whoever has matched it."""
+        self._count(key, -self._counts.get(key, 0))
+
+    def _count(self, key: Key, more: int) -> None:
+        before = self._counts.get(key, 0)
+        after = max(0, before + more)
+        self.rows += after - before
+        if after:
+            self._counts[key] = after
+        elif before:
+            # Other spellings go when they are looked at again.
+            del self._counts[key]
+            self._spellings.pop(key, None)
+        self._metrics.receipts_parked(self.rows)
+
+    def _spell(self, key: Key, other: str | None) -> None:
+        if key[1]:
+            self._spellings[key] = key
+        if other and self._spellings.get(spelling := (key[0], other)) not in self._counts:
+            self._spellings[spelling] = key
+
+
+def _reports(rows: list[tuple[Any, ...]]) -> list[Report]:
+    return [
+        Report(
+            provider,
+            (identifier, other) if other else (identifier,),
+            at_ms,
+            word,
+            reason,
+            None if recipient is None else (recipient, sender),
+            number,
+        )
+        for number, provider, identifier, other, at_ms, word, reason, recipient, sender in rows
+    ]
