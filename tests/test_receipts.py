@@ -585,3 +585,40 @@ async def test_ids_beyond_the_map_in_memory_are_found_on_disk(
         operator.receipt(f"id {index}")
     for message in messages:
         assert (await final_of(gateway, message)).status == Status.DELIVERED
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_receipt_is_found_by_each_spelling_of_its_id_whenever_it_comes(
+    gateway_of: OpenGateway, operator: Scripted, early: bool, restart: bool
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    if early:
+        gateway.receipts.receive("mock", "in a TLV", "DELIVRD", None, others=("in its text",))
+        await flushed(gateway)
+    if restart:
+        await gateway.close()
+        gateway = await serve(gateway_of, operator)
+    message = await accepted(gateway, operator, client, "in its text")
+    if not early:
+        gateway.receipts.receive("mock", "in a TLV", "DELIVRD", None, others=("in its text",))
+        await flushed(gateway)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await parked(gateway) == 0
+
+
+async def test_a_spelling_of_several_parked_receipts_finds_all_of_them(
+    gateway_of: OpenGateway, operator: Scripted
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    for first in ("one", "two"):
+        gateway.receipts.receive("mock", first, "DELIVRD", None, others=("text",))
+        await flushed(gateway)
+    message = await accepted(gateway, operator, client, "text")
+    await gateway.receipts.match_again(100)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await parked(gateway) == 1
+    await accepted(gateway, operator, client, "two")
+    assert await parked(gateway) == 0
