@@ -191,6 +191,8 @@ class Receipts:
         self._tasks: set[asyncio.Task[None]] = set()
         # Behind which message of a shard those in doubt are looked at next.
         self._doubts_after: dict[int, int] = {}
+        # The operators that have been told of for receipts that name no message.
+        self._nameless: set[str] = set()
 
     def publish(
         self, provider: str, identifier: str, shard: int, number: int, part: int = 0
@@ -279,11 +281,24 @@ class Receipts:
                 del self._lines[key]
 
     async def _take(self, report: Report) -> None:
-        if await self._apply(report) or await self._adopt(report):
+        if await self._apply(report) or await self._adopt(report) or self._is_lost(report):
             return
         await self.parked.add(report)
         if any(key in self._ids for key in report.keys):
             await self._match(report.key)
+
+    def _is_lost(self, report: Report) -> bool:
+        """Whether it is of no use to keep a receipt: it decides nothing, or names no message."""
+        if not lifecycle.decides(report.word):
+            self._metrics.receipt("undecided")
+            return True
+        if report.keys or report.about is not None:
+            return False
+        self._metrics.receipt("nameless")
+        if report.provider not in self._nameless:
+            self._nameless.add(report.provider)
+            log.warning("receipt.nameless", "a receipt names no message", provider=report.provider)
+        return True
 
     def _put(
         self,

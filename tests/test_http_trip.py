@@ -427,7 +427,7 @@ async def test_a_receipt_is_read_under_the_names_and_words_of_the_settings(
         "receipt_id": "message.id",
         "receipt_status": "state.0",
         "receipt_reason": "error",
-        "receipt_words": {"no_route": "UNDELIVERED"},
+        "receipt_words": {"no_route": "UNDELIVERED", "5": "DELIVERED"},
         "receipt_answer": "OK",
     }
     async with site_with(gateway_of, taken, **names) as site:
