@@ -446,6 +446,30 @@ async def test_a_receipt_is_read_under_the_names_and_words_of_the_settings(
         assert (again.status_code, again.text) == (200, "OK")
 
 
+@pytest.mark.parametrize("path", ["reports", "."])
+async def test_of_a_list_what_can_be_read_is_taken(
+    gateway_of: OpenGateway, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site_with(gateway_of, taken, receipt_list=path) as site:
+        message = await site.accepted()
+        good = {"provider_message_id": "m-1", "status": "DELIVRD"}
+        bad = [{"type": "inbound"}, 7, {"provider_message_id": "", "status": "DELIVRD"}]
+        reports = [*bad, good, {"provider_message_id": "m-1"}]
+        await site.push(json={path: reports} if path == "reports" else reports)
+        assert (await site.message(message["id"]))["status"] == "DELIVERED"
+        page = site.gateway.metrics.render().decode()
+        assert 'smsgw_receipts_total{result="unreadable"} 4.0' in page
+        assert caplog.text.count("cannot be read") == 1
+        answer = json.loads(await site.push(400, json={path: bad} if path == "reports" else bad))
+        assert answer["code"] == "invalid_request"
+
+
+async def test_a_list_without_entries_is_no_mistake(gateway_of: OpenGateway) -> None:
+    async with site_with(gateway_of, taken, receipt_list=".") as site:
+        await site.push(json=[])
+        assert not site.gateway.receipts.parked
+
+
 async def test_a_call_without_fields_is_a_question_whether_somebody_is_there(
     gateway_of: OpenGateway,
 ) -> None:

@@ -12,8 +12,11 @@ from smsgw.api.parsing import parse, wrong_field
 from smsgw.api.schemas import ReceiptRequest
 from smsgw.errors import InvalidToken, MalformedRequest, UnknownRoute
 from smsgw.gateway import Gateway
+from smsgw.logs import get
 from smsgw.operators import HttpProviderSettings, MockProviderSettings, ProviderSettings
 from smsgw.providers.http.reading import Receipts, parsed
+
+log = get(__name__)
 
 RECEIPT_S: Final = 5.0
 """How long an operator waits for its receipt to be stored; it will send it again."""
@@ -63,11 +66,23 @@ class ReceiptRoutes:
         fields = await _fields(request)
         # Some ask without any field whether there is somebody.
         try:
-            reports = list(receipts.read(fields)) if fields else []
+            reports, mistakes = receipts.read(fields) if fields else ([], [])
         except ValueError as error:
-            raise wrong_field(str(error), "is missing, or not a text of fair length") from None
+            reports, mistakes = [], [str(error)]
         for report in reports:
             await self._take(name, report.provider_message_id, report.word, report.reason)
+        if mistakes:
+            self._gateway.metrics.receipt("unreadable", len(mistakes))
+            log.warning(
+                "receipt.unreadable",
+                "a receipt cannot be read",
+                provider=name,
+                field=mistakes[0],
+                receipts=len(mistakes),
+            )
+            if not reports:
+                # What can be read is taken: with its whole list it would be sent again for ever.
+                raise wrong_field(mistakes[0], "is missing, or not a text of fair length")
         if receipts.answer:
             return PlainTextResponse(receipts.answer)
         return Response(status_code=204)

@@ -1,7 +1,6 @@
 """What operators write, in answers and in receipts: fields by their path, and words for states."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +12,8 @@ ID_CHARACTERS_MAX: Final = 255
 WORD_CHARACTERS_MAX: Final = 64
 REASON_CHARACTERS_MAX: Final = 255
 REPORTS_MAX: Final = 1000
+WHOLE: Final = "."
+"""The path of a list that is all there is."""
 
 
 def parsed(body: bytes) -> Any:
@@ -81,25 +82,42 @@ class Receipts:
         self._reason_path = described.receipt_reason
         self._words = {said.upper(): word for said, word in described.receipt_words.items()}
 
-    def read(self, fields: Any) -> Iterator[Report]:
+    def read(self, fields: Any) -> tuple[list[Report], list[str]]:
         """Every receipt in what an operator sent.
 
+        Returns:
+            Those that can be read; and for each of the others, the field that is missing or not
+            fit to keep.
+
         Raises:
-            ValueError: naming the field that is missing or not fit to keep.
+            ValueError: naming the list, where there is none.
         """
-        entries = find(fields, self._list_path) if self._list_path else [fields]
+        reports, mistakes = [], []
+        for entry in self._entries(fields):
+            try:
+                reports.append(self._read_one(entry))
+            except ValueError as error:
+                mistakes.append(str(error))
+        return reports, mistakes
+
+    def _entries(self, fields: Any) -> list[Any]:
+        if not self._list_path:
+            return [fields]
+        entries = fields if self._list_path == WHOLE else find(fields, self._list_path)
         if not isinstance(entries, list) or len(entries) > REPORTS_MAX:
             raise ValueError(self._list_path)
-        for entry in entries:
-            identifier = text_at(entry, self._id_path, ID_CHARACTERS_MAX)
-            if identifier is None:
-                raise ValueError(self._id_path)
-            said = text_at(entry, self._status_path, WORD_CHARACTERS_MAX)
-            if said is None:
-                raise ValueError(self._status_path)
-            reason = find(entry, self._reason_path) if self._reason_path else None
-            known = isinstance(reason, str | int) and not isinstance(reason, bool)
-            yield self.report(identifier, said, str(reason) if known else "")
+        return entries
+
+    def _read_one(self, entry: Any) -> Report:
+        identifier = text_at(entry, self._id_path, ID_CHARACTERS_MAX)
+        if identifier is None:
+            raise ValueError(self._id_path)
+        said = text_at(entry, self._status_path, WORD_CHARACTERS_MAX)
+        if said is None:
+            raise ValueError(self._status_path)
+        reason = find(entry, self._reason_path) if self._reason_path else None
+        known = isinstance(reason, str | int) and not isinstance(reason, bool)
+        return self.report(identifier, said, str(reason) if known else "")
 
     def report(self, identifier: str, said: str, reason: str = "") -> Report:
         """A receipt; where its word is translated, the operator's own goes into the reason."""
