@@ -228,6 +228,9 @@ class HttpProviderSettings(ProviderSettings):
     receipt_id: str = "provider_message_id"
     receipt_status: str = "status"
     receipt_reason: str = "reason"
+    receipt_reference: str = ""
+    receipt_to: str = ""
+    receipt_from: str = ""
     receipt_words: Mapping[str, Words] = Field(default_factory=dict)
     receipt_answer: str = ""
     receipt_poll_s: SecondsOrNone = 0.0

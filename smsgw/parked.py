@@ -79,7 +79,7 @@ class Parked(Mapping[Key, int]):
         self._metrics = metrics
         self._counts: dict[Key, int] = {}
         # By every spelling, in the order in which they are looked at again.
-        self._spellings: dict[Key, Key] = {}
+        self._spellings: dict[Key, tuple[Key, ...]] = {}
         self._looks_again_s = 0.0
         self._adding = 0
         self.rows = 0
@@ -97,18 +97,17 @@ class Parked(Mapping[Key, int]):
         """How many ids there are."""
         return len(self._counts)
 
-    def spelled(self, key: Key) -> Key | None:
-        """Under which id something is parked that one of its spellings may mean."""
-        return self._spellings.get(key)
+    def spelled(self, key: Key) -> tuple[Key, ...]:
+        """Under which ids something is parked that has this spelling of its id."""
+        return self._spellings.get(key, ())
 
-    def next(self, keys_max: int) -> list[tuple[Key, Key]]:
-        """Some spellings, each with the id that something is parked under; next time, others."""
-        found = []
-        for spelling in list(islice(self._spellings, keys_max)):
-            key = self._spellings.pop(spelling)
-            if key in self._counts:
-                self._spellings[spelling] = key
-                found.append((spelling, key))
+    def next(self, keys_max: int) -> list[Key]:
+        """Some spellings of what is parked; next time, others."""
+        found = list(islice(self._spellings, keys_max))
+        for spelling in found:
+            keys = tuple(key for key in self._spellings.pop(spelling) if key in self._counts)
+            if keys:
+                self._spellings[spelling] = keys
         return found
 
     def home(self, key: Key) -> Shard:
@@ -207,16 +206,18 @@ class Parked(Mapping[Key, int]):
         if after:
             self._counts[key] = after
         elif before:
-            # Other spellings go when they are looked at again.
+            # Its spellings go when they are looked at again.
             del self._counts[key]
-            self._spellings.pop(key, None)
         self._metrics.receipts_parked(self.rows)
 
     def _spell(self, key: Key, other: str | None) -> None:
-        if key[1]:
-            self._spellings[key] = key
-        if other and self._spellings.get(spelling := (key[0], other)) not in self._counts:
-            self._spellings[spelling] = key
+        for identifier in (key[1], other):
+            if identifier:
+                spelling = (key[0], identifier)
+                known = self._spellings.get(spelling, ())
+                if key not in known:
+                    kept = (one for one in known if one in self._counts)
+                    self._spellings[spelling] = (*kept, key)
 
 
 def _reports(rows: list[tuple[Any, ...]]) -> list[Report]:

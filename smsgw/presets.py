@@ -29,6 +29,8 @@ _TWILIO: Final = {
     "receipt_id": "MessageSid",
     "receipt_status": "MessageStatus",
     "receipt_reason": "ErrorCode",
+    "receipt_to": "To",
+    "receipt_from": "From",
     "receipt_words": {"canceled": "FAILED"},
     "receipt_poll_url": "{base_url}/2010-04-01/Accounts/{account}/Messages/{id}.json",
     "receipt_poll_status": "status",
@@ -74,6 +76,9 @@ _VONAGE: Final = {
     "receipt_id": "messageId",
     "receipt_status": "status",
     "receipt_reason": "err-code",
+    "receipt_reference": "client-ref",
+    "receipt_to": "msisdn",
+    "receipt_from": "to",
 }
 
 _KAVENEGAR: Final = {

@@ -15,10 +15,10 @@ from uuid import UUID
 from smsgw import lifecycle, parts
 from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, StorageUnavailable
-from smsgw.ids import created_at_ms, number_at, number_of
+from smsgw.ids import created_at_ms, number_at, number_of, uuid_text
 from smsgw.logs import get
 from smsgw.metrics import Metrics
-from smsgw.models import Message, Rules
+from smsgw.models import Message, Rules, Status
 from smsgw.parked import About, Key, Parked, Report
 from smsgw.providers.base import NO_SHARD
 from smsgw.store.shard import Shard
@@ -207,7 +207,7 @@ class Receipts:
         ids[key] = (shard, number, part)
         if len(ids) > IDS_MAX:
             del ids[next(iter(ids))]
-        if (parked := self.parked.spelled(key)) is not None:
+        for parked in self.parked.spelled(key):
             self._keep(self._line_up(parked, partial(self._match, parked)))
 
     def receive(
@@ -233,18 +233,33 @@ class Receipts:
         if stored is not None:
             task.add_done_callback(lambda done: stored(_succeeded(done)))
 
-    async def take(self, provider: str, identifier: str, word: str, reason: str | None) -> None:
+    async def take(
+        self,
+        provider: str,
+        identifier: str,
+        word: str,
+        reason: str | None,
+        others: Sequence[str] = (),
+        about: About | None = None,
+    ) -> None:
         """Take a receipt; returns once it is on disk, applied or parked.
 
         Raises:
             TooManyRequests: too many receipts are parked already.
             StorageUnavailable: it could not be stored.
         """
-        report = Report(provider, (identifier,), self._clock.now_ms(), word, reason)
+        report = Report(provider, (identifier, *others), self._clock.now_ms(), word, reason, about)
         await self._line_up(report.key, partial(self._take, report))
 
     async def take_within(
-        self, limit_s: float, provider: str, identifier: str, word: str, reason: str | None
+        self,
+        limit_s: float,
+        provider: str,
+        identifier: str,
+        word: str,
+        reason: str | None,
+        others: Sequence[str] = (),
+        about: About | None = None,
     ) -> None:
         """Take a receipt, but do not have its sender wait for ever; it may be sent again.
 
@@ -252,7 +267,7 @@ class Receipts:
             TooManyRequests: too many receipts are parked already.
             StorageUnavailable: it is not stored yet; perhaps it will be.
         """
-        task = self._keep(self.take(provider, identifier, word, reason))
+        task = self._keep(self.take(provider, identifier, word, reason, others, about))
         await asyncio.wait({task}, timeout=limit_s)
         if not task.done():
             raise StorageUnavailable(retry_after_s=5, outcome="unknown")
@@ -342,11 +357,14 @@ class Receipts:
         """Find the message by its id and apply the receipt; False where there is no message."""
         for key in report.keys:
             place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
-            place = place or await self._by_reference(key)
             if place is not None:
                 await self._put_and_wait(place, key, report.word, report.reason)
                 return True
-        return False
+        place = await self._by_reference(report)
+        if place is None:
+            return False
+        await self._put_and_wait(place, report.key, report.word, report.reason)
+        return True
 
     async def _put_and_wait(self, place: Place, key: Key, word: str, reason: str | None) -> None:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -385,7 +403,12 @@ class Receipts:
 
         None where another may be meant: what is being sent, since a receipt may overtake the answer
         that names its id, or what has ended without an id. What was made after it is not meant.
+        Where the operator repeats our reference, that one and no other is.
         """
+        if (named := await self._named(report)) is not None:
+            shard, message, _ = named
+            doubtful = message.status == Status.UNCERTAIN
+            return (shard, message.number, UNANSWERED) if doubtful else None
         if report.about is None:
             return None
         whose = (report.provider, *report.about)
@@ -404,20 +427,33 @@ class Receipts:
             for (number,) in await shard.store.read(statement, *parameters)
         ]
 
-    async def _by_reference(self, key: Key) -> Place | None:
-        """The message that an operator calls by our name for it, when its answer was lost."""
-        try:
-            identifier = UUID(key[1]).bytes
-        except ValueError:
+    async def _by_reference(self, report: Report) -> Place | None:
+        """The message that an operator calls by our name for it.
+
+        Where it has a name of its own besides, that may be one of a part: then a message of several
+        is not ended by it, but it has the event.
+        """
+        if (named := await self._named(report)) is None:
             return None
-        number = number_of(identifier)
-        if number is None:
-            return None
-        shard = self._shards.of_message(identifier)
-        for row in await shard.store.read("get_message", number):
-            message = Message(*row)
-            if message.id == identifier and message.provider == key[0]:
-                return (shard.number, number, 0)
+        shard, message, alone = named
+        whole = alone or message.parts == 1 or message.is_final
+        return (shard, message.number, 0) if whole else None
+
+    async def _named(self, report: Report) -> tuple[int, Message, bool] | None:
+        """The message of ours that a receipt names: its shard, itself, and if by its first id."""
+        for identifier in report.ids:
+            try:
+                ours = UUID(identifier).bytes
+            except ValueError:
+                continue
+            number = number_of(ours)
+            if number is None:
+                continue
+            shard = self._shards.of_message(ours)
+            for row in await shard.store.read("get_message", number):
+                message = Message(*row)
+                if message.id == ours and message.provider == report.provider:
+                    return (shard.number, message, identifier == report.ids[0])
         return None
 
     def _tell_watcher(self, number: int, word: str) -> None:
@@ -458,9 +494,10 @@ class Receipts:
 
         And for the receipts of some messages that are in doubt.
         """
-        for spelling, key in self.parked.next(keys_max):
+        for spelling in self.parked.next(keys_max):
             if spelling in self._ids or await self._search(spelling):
-                await self._line_up(key, partial(self._match, key))
+                for key in self.parked.spelled(spelling):
+                    await self._line_up(key, partial(self._match, key))
         if not self.parked:
             return
         for shard in self._shards:
@@ -476,8 +513,12 @@ class Receipts:
             for doubt in await shard.store.read("doubts_due", now_ms, DOUBTS_MAX):
                 await self._resolve(*doubt)
 
-    async def _resolve(self, number: int, provider: str, recipient: int, sender: str) -> None:
-        """Look whether something is parked that is about a message in doubt."""
+    async def _resolve(
+        self, number: int, identifier: bytes, provider: str, recipient: int, sender: str
+    ) -> None:
+        """Look whether something is parked that names a message in doubt, or is about it."""
+        for key in self.parked.spelled((provider, uuid_text(identifier))):
+            await self._line_up(key, partial(self._match, key))
         about, since_ms = (recipient, sender), created_at_ms(number)
         for report in await self.parked.about(provider, about, since_ms):
             await self._line_up(report.key, partial(self._match_parked, report))

@@ -470,6 +470,31 @@ async def test_a_list_without_entries_is_no_mistake(gateway_of: OpenGateway) -> 
         assert not site.gateway.receipts.parked
 
 
+@pytest.mark.parametrize(
+    "receipt",
+    [
+        {"messageId": "0A1", "status": "delivered", "client-ref": True},
+        {"messageId": "0A1", "status": "delivered", "msisdn": TO[1:], "to": "ACME"},
+        {"messageId": "0A1", "status": "delivered", "msisdn": TO, "to": "ACME", "client-ref": ""},
+    ],
+    ids=["our reference", "whom it is about", "no reference"],
+)
+async def test_an_operator_that_repeats_what_we_said_resolves_what_is_in_doubt(
+    gateway_of: OpenGateway, receipt: dict[str, Any]
+) -> None:
+    async with raw(hang_up) as server:
+        own = {"preset": "vonage", "key": "k", "secret": "s", "base_url": server.url}
+        async with site_with(gateway_of, taken, **own) as site:
+            message = await site.accepted()
+            assert message["status"] == "UNCERTAIN"
+            if receipt.get("client-ref"):
+                receipt = {**receipt, "client-ref": message["id"].upper()}
+            await site.push(json=receipt)
+            message = await site.message(message["id"])
+            assert (message["status"], message["provider_message_id"]) == ("DELIVERED", "0A1")
+            assert not site.gateway.receipts.parked
+
+
 async def test_a_call_without_fields_is_a_question_whether_somebody_is_there(
     gateway_of: OpenGateway,
 ) -> None:

@@ -10,7 +10,8 @@ from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
 from smsgw.errors import TooManyRequests
 from smsgw.gateway import Gateway
-from smsgw.models import Message, Status, Verdict
+from smsgw.ids import uuid_text
+from smsgw.models import Message, Outcome, Status, Verdict
 from smsgw.parked import Park, Report
 from smsgw.receipts import Place
 from smsgw.store.base import ShardUnavailableError
@@ -620,11 +621,9 @@ async def test_a_spelling_of_several_parked_receipts_finds_all_of_them(
         gateway.receipts.receive("mock", first, "DELIVRD", None, others=("text",))
         await flushed(gateway)
     message = await accepted(gateway, operator, client, "text")
-    await gateway.receipts.match_again(100)
     assert await status_of(gateway, message) == Status.DELIVERED
-    assert await parked(gateway) == 1
-    await accepted(gateway, operator, client, "two")
     assert await parked(gateway) == 0
+    assert gateway.receipts.parked == {}
 
 
 async def test_what_is_parked_is_bounded_in_all_and_for_each_id(
@@ -674,3 +673,65 @@ async def test_what_can_never_be_matched_or_decides_nothing_is_not_parked(
     page = gateway.metrics.render().decode()
     assert 'smsgw_receipts_total{result="nameless"} 2.0' in page
     assert 'smsgw_receipts_total{result="undecided"} 2.0' in page
+
+
+@pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_receipt_that_repeats_our_reference_resolves_what_is_in_doubt(
+    gateway_of: OpenGateway, operator: Scripted, early: bool, text: str
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    sent, twin = [await send(gateway, client, text=text) for _ in range(2)]
+    assert isinstance(sent, Accepted)
+    assert isinstance(twin, Accepted)
+    submissions = [await operator.next() for _ in range(2)]
+    if not early:
+        for submission in submissions:
+            operator.answer(submission, Verdict.UNKNOWN)
+        await flushed(gateway)
+    for part in range(sent.message.parts):
+        assert await status_of(gateway, sent.message) in (Status.SENDING, Status.UNCERTAIN)
+        gateway.receipts.receive(
+            "mock", f"id {part}", "DELIVRD", None, others=(uuid_text(sent.message.id),)
+        )
+        await flushed(gateway)
+    if early:
+        for submission in submissions:
+            operator.answer(submission, Verdict.UNKNOWN)
+        await flushed(gateway)
+        await gateway.receipts.match_again(100)
+    now = await message_of(gateway, sent.message)
+    assert (now.status, now.charged_cents) == (Status.DELIVERED, 5 * now.parts)
+    assert (now.provider_message_id or "").startswith("id ")
+    assert await status_of(gateway, twin.message) == Status.UNCERTAIN
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+@pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])
+async def test_our_reference_does_not_say_which_attempt_or_part_is_meant(
+    gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, text: str
+) -> None:
+    gateway = await serve(gateway_of, operator, delivery={"on_uncertain": "resend"})
+    client = await add_client(gateway)
+    sent = await send(gateway, client, text=text)
+    assert isinstance(sent, Accepted)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    clock.advance(100)
+    await sweep(gateway)
+    submission = await operator.next()
+    reference = uuid_text(sent.message.id)
+    gateway.receipts.receive("mock", "first", "UNDELIV", None, others=(reference,))
+    await flushed(gateway)
+    assert await status_of(gateway, sent.message) == Status.SENDING
+    parts = sent.message.parts
+    answers = {n: Outcome(Verdict.ACCEPTED, f"second {n}") for n in range(1, parts + 1)}
+    operator.answer(submission, Verdict.ACCEPTED, parts=answers)
+    await flushed(gateway)
+    word = "UNDELIV" if parts == 1 else "DELIVRD"
+    gateway.receipts.receive("mock", "first too", word, None, others=(reference,))
+    await flushed(gateway)
+    assert await status_of(gateway, sent.message) == Status.SENT
+    await assert_clean(gateway)

@@ -14,7 +14,7 @@ from smsgw.errors import InvalidToken, MalformedRequest, UnknownRoute
 from smsgw.gateway import Gateway
 from smsgw.logs import get
 from smsgw.operators import HttpProviderSettings, MockProviderSettings, ProviderSettings
-from smsgw.providers.http.reading import Receipts, parsed
+from smsgw.providers.http.reading import Receipts, Report, parsed
 
 log = get(__name__)
 
@@ -42,7 +42,8 @@ class ReceiptRoutes:
         if isinstance(settings, HttpProviderSettings):
             return await self._take_all(name, settings, request)
         receipt = parse(ReceiptRequest, await read_body(request.scope, request.receive))
-        await self._take(name, receipt.provider_message_id, receipt.status, receipt.reason)
+        report = Report(receipt.provider_message_id, receipt.status, receipt.reason)
+        await self._take(name, report)
         return Response(status_code=204)
 
     async def dlr_of_token(self, request: Request) -> Response:
@@ -70,7 +71,7 @@ class ReceiptRoutes:
         except ValueError as error:
             reports, mistakes = [], [str(error)]
         for report in reports:
-            await self._take(name, report.provider_message_id, report.word, report.reason)
+            await self._take(name, report)
         if mistakes:
             self._gateway.metrics.receipt("unreadable", len(mistakes))
             log.warning(
@@ -87,8 +88,16 @@ class ReceiptRoutes:
             return PlainTextResponse(receipts.answer)
         return Response(status_code=204)
 
-    async def _take(self, name: str, identifier: str, word: str, reason: str | None) -> None:
-        await self._gateway.receipts.take_within(RECEIPT_S, name, identifier, word, reason)
+    async def _take(self, name: str, report: Report) -> None:
+        await self._gateway.receipts.take_within(
+            RECEIPT_S,
+            name,
+            report.provider_message_id,
+            report.word,
+            report.reason,
+            others=(report.reference,) if report.reference else (),
+            about=report.about,
+        )
 
 
 async def _fields(request: Request) -> Any:

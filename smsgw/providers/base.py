@@ -7,6 +7,8 @@ from typing import Final, Protocol
 from smsgw.models import Outcome, Verdict
 from smsgw.operators import ProviderSettings
 
+_DIGITS_MAX: Final = 15
+_SHORT_CODE_DIGITS_MAX: Final = 8
 NO_SHARD: Final = -1
 """The shard of a submission that belongs to no message, sent to try an operator out."""
 
@@ -61,6 +63,19 @@ class Accepted:
 
     provider_message_id: str
     recipient: str
+
+
+def about(recipient: str, sender: str) -> tuple[int, str] | None:
+    """Whose receipt it is, as an operator writes it: the recipient's digits and our sender.
+
+    None where they cannot be told. A sender's plus may be missing.
+    """
+    digits = recipient.removeprefix("+")
+    if not (digits.isascii() and digits.isdecimal()) or len(digits) > _DIGITS_MAX or not sender:
+        return None
+    if sender.isascii() and sender.isdecimal() and len(sender) > _SHORT_CODE_DIGITS_MAX:
+        sender = f"+{sender}"
+    return int(digits), sender
 
 
 class Sink(Protocol):

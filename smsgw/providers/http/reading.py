@@ -1,12 +1,14 @@
 """What operators write, in answers and in receipts: fields by their path, and words for states."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from uuid import UUID
 
 from pydantic_core import from_json
 
 from smsgw.operators import HttpProviderSettings, ProviderSettings
+from smsgw.providers.base import about
 
 ID_CHARACTERS_MAX: Final = 255
 WORD_CHARACTERS_MAX: Final = 64
@@ -68,6 +70,10 @@ class Report:
     provider_message_id: str
     word: str
     reason: str | None
+    reference: str = ""
+    """Our own id of the message, where the operator repeats it."""
+    about: tuple[int, str] | None = None
+    """Whom the message went to and from, where the operator says so."""
 
 
 class Receipts:
@@ -80,6 +86,9 @@ class Receipts:
         self._id_path = described.receipt_id
         self._status_path = described.receipt_status
         self._reason_path = described.receipt_reason
+        self._reference_path = described.receipt_reference
+        self._to_path = described.receipt_to
+        self._from_path = described.receipt_from
         self._words = {said.upper(): word for said, word in described.receipt_words.items()}
 
     def read(self, fields: Any) -> tuple[list[Report], list[str]]:
@@ -117,7 +126,17 @@ class Receipts:
             raise ValueError(self._status_path)
         reason = find(entry, self._reason_path) if self._reason_path else None
         known = isinstance(reason, str | int) and not isinstance(reason, bool)
-        return self.report(identifier, said, str(reason) if known else "")
+        report = self.report(identifier, said, str(reason) if known else "")
+        recipient = text_at(entry, self._to_path, ID_CHARACTERS_MAX) or ""
+        sender = text_at(entry, self._from_path, ID_CHARACTERS_MAX) or ""
+        return replace(report, reference=self._reference(entry), about=about(recipient, sender))
+
+    def _reference(self, entry: Any) -> str:
+        """Our own id of the message; empty where none is repeated."""
+        try:
+            return str(UUID(text_at(entry, self._reference_path, ID_CHARACTERS_MAX) or ""))
+        except ValueError:
+            return ""
 
     def report(self, identifier: str, said: str, reason: str = "") -> Report:
         """A receipt; where its word is translated, the operator's own goes into the reason."""

@@ -13,7 +13,7 @@ from smsgw.clock import rfc3339
 from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
 from smsgw.operators import ProviderSettings, SmppProviderSettings
-from smsgw.providers.base import Accepted, Sink, Submission
+from smsgw.providers.base import Accepted, Sink, Submission, about
 from smsgw.providers.smpp.bodies import Cancel, Command, MessageId, Pdu, ShortMessage, Tag
 from smsgw.providers.smpp.flights import ANSWER_SHARE, Flight, Forms, Part
 from smsgw.providers.smpp.keeper import Keeper
@@ -39,8 +39,6 @@ WRITTEN_MAX: Final = 10_000
 CANCELS_MAX: Final = 1_000
 CANCEL_KEPT_S: Final = 300.0
 """How long a dead code may wait for a bind to be cancelled on; by then nobody would enter it."""
-_DIGITS_MAX: Final = 15
-_SHORT_CODE_DIGITS_MAX: Final = 8
 _BINDS: Final = {
     "transceiver": (Command.BIND_TRANSCEIVER,),
     "transmitter+receiver": (Command.BIND_TRANSMITTER, Command.BIND_RECEIVER),
@@ -315,7 +313,7 @@ class SmppProvider:
                 receipt.word,
                 receipt.reason,
                 others=others,
-                about=_about(message),
+                about=about(message.source.value, message.destination.value),
                 stored=partial(_acknowledge, link, request),
             )
 
@@ -426,17 +424,6 @@ def _ask_to_cancel(link: Link, reference: str, cancel: Cancel) -> bool:
 
 def _acknowledge(link: Link, request: Pdu, stored: bool) -> None:
     link.reply(request, CommandStatus.ESME_ROK if stored else CommandStatus.ESME_RX_T_APPN)
-
-
-def _about(message: ShortMessage) -> tuple[int, str] | None:
-    """Whose receipt it is: the recipient's digits and our sender, where both can be told."""
-    recipient = message.source.value.removeprefix("+")
-    sender = message.destination.value
-    if not (recipient.isascii() and recipient.isdecimal()) or len(recipient) > _DIGITS_MAX:
-        return None
-    if sender.isascii() and sender.isdecimal() and len(sender) > _SHORT_CODE_DIGITS_MAX:
-        sender = f"+{sender}"
-    return int(recipient), sender
 
 
 def _unfit(error: PduError) -> Outcome:

@@ -168,7 +168,7 @@ ORDER BY m.number DESC;
 
 -- name: doubts
 -- Some of the messages that are in doubt, behind a number, and whom they went to and from.
-SELECT number, provider, recipient, sender FROM message
+SELECT number, id, provider, recipient, sender FROM message
 WHERE status IN (2, 3, 4) AND status = 4 AND number > ? ORDER BY number LIMIT ?;
 
 -- name: uncertain_list

@@ -180,7 +180,7 @@ SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?
 
 -- name: doubts_due
 -- Messages that are in doubt for as long as may be, and whom they went to and from.
-SELECT m.number, m.provider, m.recipient, m.sender
+SELECT m.number, m.id, m.provider, m.recipient, m.sender
 FROM timer AS t CROSS JOIN message AS m
 WHERE m.number = t.message AND t.due_at_ms <= ? AND t.kind = 3 AND m.status = 4
 ORDER BY t.due_at_ms LIMIT ?;

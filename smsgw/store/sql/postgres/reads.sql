@@ -151,7 +151,7 @@ ORDER BY m.number DESC;
 
 -- name: doubts
 -- Some of the messages that are in doubt, behind a number, and whom they went to and from.
-SELECT m.number, m.provider, m.recipient, m.sender
+SELECT m.number, m.id, m.provider, m.recipient, m.sender
 FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
 WHERE f.message > $1 AND m.status = 4 ORDER BY f.message LIMIT $2;
 

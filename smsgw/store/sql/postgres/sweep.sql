@@ -189,7 +189,7 @@ SELECT number, provider, provider_message_id FROM shard.parked WHERE at_ms < $1 
 
 -- name: doubts_due
 -- Messages that are in doubt for as long as may be, and whom they went to and from.
-SELECT m.number, m.provider, m.recipient, m.sender
+SELECT m.number, m.id, m.provider, m.recipient, m.sender
 FROM shard.timer AS t JOIN shard.message AS m ON m.number = t.message
 WHERE t.due_at_ms <= $1 AND t.kind = 3 AND m.status = 4
 ORDER BY t.due_at_ms LIMIT $2;
