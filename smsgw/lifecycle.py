@@ -292,6 +292,8 @@ def receive(
     status = RECEIPT_WORDS.get(word.upper())
     detail = f"{word}: {reason}" if reason else word
     closed = message.is_final or (message.status in WAITING and not part)
+    # Of a part nothing is known here when it was accepted in an attempt that had no answer in time.
+    closed = closed or (part > 0 and not parts.is_under_way(turn, message, part))
     # A one-time code's caller has been told by then that it failed.
     late = message.lane == Lane.OTP and message.status == Status.SENDING
     late = late and turn.now_ms >= message.expires_at_ms

@@ -32,6 +32,12 @@ def id_of(turn: Turn, message: Message, number: int) -> str | None:
     return row.provider_message_id if row is not None else None
 
 
+def is_under_way(turn: Turn, message: Message, number: int) -> bool:
+    """Whether a part was accepted and has not ended."""
+    row = turn.parts.get(message.number, {}).get(number)
+    return row is not None and row.status < FINAL_FROM
+
+
 def begun_by(turn: Turn, message: Message) -> str | None:
     """Which operator has accepted parts of it, of several that of the first; None for nobody."""
     rows = turn.parts.get(message.number)

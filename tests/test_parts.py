@@ -201,6 +201,30 @@ def test_a_receipt_of_a_part_that_ended_is_told_once() -> None:
     assert parts.report(turn, message, 2, S.DELIVERED) is S.DELIVERED
 
 
+@pytest.mark.parametrize("word", ["UNDELIV", "DELIVRD"])
+def test_a_receipt_of_a_part_that_is_not_under_way_is_an_event(word: str) -> None:
+    message = a_message(parts=2, status=int(S.SENDING), attempts=2, provider="op")
+    turn = a_turn(an_account(held_cents=5), message)
+    # The answer to the first attempt was late, and told its id; the second has none so far.
+    lifecycle.receive(turn, message, word, None, "id-1", RULES, 1)
+    assert message.status == S.SENDING
+    assert events_of(turn) == [word]
+    lifecycle.settle(turn, message, 2, outcome_of({1: V.ACCEPTED, 2: V.ACCEPTED}), RULES)
+    for _ in range(2):
+        lifecycle.receive(turn, message, "DELIVRD", None, "id-1", RULES, 1)
+    assert message.status == S.SENT
+    assert events_of(turn) == [word, "DELIVRD"]
+
+
+def events_of(turn: Turn) -> list[str]:
+    """What was written down beside messages about receipts."""
+    return [
+        parameters[3]
+        for name, parameters in turn.writes
+        if name == "event_add" and parameters[2] == "receipt"
+    ]
+
+
 # The same through a whole gateway, on every kind of store.
 
 
