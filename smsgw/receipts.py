@@ -279,6 +279,10 @@ class Receipts:
         mine = self._lines[key] = asyncio.get_running_loop().create_future()
         return self._in_line(key, work, before, mine)
 
+    async def _do(self, key: Key, work: Work) -> None:
+        """The same, and wait for its end; where it fails, that is logged."""
+        await asyncio.wait([self._keep(self._line_up(key, work))])
+
     async def _in_line(
         self,
         key: Key,
@@ -497,7 +501,7 @@ class Receipts:
         for spelling in self.parked.next(keys_max):
             if spelling in self._ids or await self._search(spelling):
                 for key in self.parked.spelled(spelling):
-                    await self._line_up(key, partial(self._match, key))
+                    await self._do(key, partial(self._match, key))
         if not self.parked:
             return
         for shard in self._shards:
@@ -518,10 +522,10 @@ class Receipts:
     ) -> None:
         """Look whether something is parked that names a message in doubt, or is about it."""
         for key in self.parked.spelled((provider, uuid_text(identifier))):
-            await self._line_up(key, partial(self._match, key))
+            await self._do(key, partial(self._match, key))
         about, since_ms = (recipient, sender), created_at_ms(number)
         for report in await self.parked.about(provider, about, since_ms):
-            await self._line_up(report.key, partial(self._match_parked, report))
+            await self._do(report.key, partial(self._match_parked, report))
 
     async def _match_parked(self, report: Report) -> None:
         # It may have been matched by its id meanwhile.

@@ -8,7 +8,7 @@ import pytest
 
 from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
-from smsgw.errors import TooManyRequests
+from smsgw.errors import InternalError, TooManyRequests
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.models import Message, Outcome, Status, Verdict
@@ -735,3 +735,29 @@ async def test_our_reference_does_not_say_which_attempt_or_part_is_meant(
     await flushed(gateway)
     assert await status_of(gateway, sent.message) == Status.SENT
     await assert_clean(gateway)
+
+
+async def test_a_parked_receipt_that_cannot_be_applied_holds_up_nothing(
+    gateway_of: OpenGateway,
+    clock: ManualClock,
+    operator: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    await reported(gateway, message)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+
+    async def fail(report: Report) -> bool:
+        raise InternalError
+
+    monkeypatch.setattr(gateway.receipts, "_adopt", fail)
+    await gateway.receipts.match_again(100)
+    clock.advance(700)
+    await sweep(gateway)
+    assert await status_of(gateway, message) == Status.UNKNOWN
+    assert await parked(gateway) == 1
+    assert "could not be stored" in caplog.text
