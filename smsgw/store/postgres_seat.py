@@ -54,13 +54,16 @@ class Seat:
         self._sql = statements.catalog_statements()
 
     @classmethod
-    async def take(cls, database: Database, directory: Path, key: bytes) -> "Seat":
+    async def take(
+        cls, database: Database, directory: Path, key: bytes, *, above: int = 0
+    ) -> "Seat":
         """Take a gateway's own seat again, or else a free one.
 
         Args:
             database: where the catalog is.
             directory: the data directory, locked.
             key: the secret from which codes are derived.
+            above: the last incarnation that any shard knows.
 
         Raises:
             StoreError: all are taken by gateways that are alive, or those have another key.
@@ -85,7 +88,7 @@ class Seat:
                 await connection.execute(sql["catalog_meta_set"], "otp_key", told)
                 lease_s = database.settings.lease_s
                 ((incarnation,),) = await fetch(
-                    connection, sql["gateway_enter"], number, name, lease_s
+                    connection, sql["gateway_enter"], number, name, lease_s, above
                 )
         except ShardUnavailableError as error:
             raise StoreError(str(error)) from error

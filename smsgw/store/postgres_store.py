@@ -92,10 +92,11 @@ class PostgresStore:
             await tidy_server(directory, urls, self._settings, now_ms)
         try:
             await self._check_extra()
+            above = await self._last_incarnation()
         except ShardUnavailableError as error:
             raise StoreError(str(error)) from error
         directory.claim_for_server(catalog.store_id)
-        self._seat = seat = await Seat.take(first, directory.path, directory.key())
+        self._seat = seat = await Seat.take(first, directory.path, directory.key(), above=above)
         for number, place in catalog.shards.items():
             self.stores.append(
                 await PostgresShard.open(
@@ -141,16 +142,17 @@ class PostgresStore:
 
     async def _is_ours(self, database: Database, schema: str) -> bool:
         """Whether a schema was made for this store, or is being made."""
-        sql = statements.gateway_statements(schema, 0)["identity_get"]
-        try:
-            found = await database.fetch(sql, ["store"])
-        except ShardUnavailableError:
-            raise
-        except Exception as error:
-            if code_of(error) == UNDEFINED_TABLE:
-                return False
-            raise
-        return not found or found[0][1] == self.catalog.store_id
+        found = await _asked(database, schema, "identity_get", ["store"])
+        return found is not None and (not found or found[0][1] == self.catalog.store_id)
+
+    async def _last_incarnation(self) -> int:
+        """The last incarnation of a gateway that any shard knows; the catalog may know less."""
+        last = 0
+        for number, place in self.catalog.shards.items():
+            schema = statements.schema_of(number)
+            found = await _asked(self._database(number, place), schema, "incarnation_last")
+            last = max(last, found[0][0] if found else 0)
+        return last
 
     async def serve(self, allotter: Allotter) -> None:
         """Say that this gateway sends from now on, and learn how far queues have come.
@@ -240,6 +242,21 @@ class PostgresStore:
             await self._seat.leave()
         for database in self.databases:
             await database.close()
+
+
+async def _asked(
+    database: Database, schema: str, statement: str, *parameters: Any
+) -> list[tuple[Any, ...]] | None:
+    """What a shard says before it is opened; None where it is not there yet."""
+    sql = statements.gateway_statements(schema, 0)[statement]
+    try:
+        return await database.fetch(sql, *parameters)
+    except ShardUnavailableError:
+        raise
+    except Exception as error:
+        if code_of(error) == UNDEFINED_TABLE:
+            return None
+        raise
 
 
 async def _again_and_again(

@@ -47,3 +47,7 @@ CREATE TABLE catalog.virtual (
     rank  bigint NOT NULL,
     PRIMARY KEY (route, lane)
 ) WITH (fillfactor = 20);
+
+-- migration: 2 incarnations
+-- An incarnation is a time now: a sequence that was set back would give the same ones again.
+DROP SEQUENCE catalog.incarnation;

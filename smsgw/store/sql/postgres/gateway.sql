@@ -1,13 +1,22 @@
 -- What a gateway asks a shard about itself and about the others that work on it.
 
 -- name: own_enter
--- Begin to work on a shard, as a new incarnation.
-INSERT INTO shard.gateway AS g (number, incarnation, lease_until, serial, waits)
-VALUES ($1, $2, clock_timestamp() + $3::double precision * interval '1 second', 0, 0)
-ON CONFLICT (number) DO UPDATE SET
-    incarnation = excluded.incarnation, lease_until = excluded.lease_until, serial = 0
-WHERE g.incarnation < excluded.incarnation
-RETURNING number;
+-- Begin to work on a shard, as a new incarnation. Who has just begun sends nothing: should something
+-- be in flight under its incarnation, it is nobody's.
+WITH entered AS (
+    INSERT INTO shard.gateway AS g (number, incarnation, lease_until, serial, waits)
+    VALUES ($1, $2, clock_timestamp() + $3::double precision * interval '1 second', 0, 0)
+    ON CONFLICT (number) DO UPDATE SET
+        incarnation = excluded.incarnation, lease_until = excluded.lease_until, serial = 0
+    WHERE g.incarnation < excluded.incarnation
+    RETURNING number),
+disowned AS (
+    UPDATE shard.flight SET owner = 0 WHERE owner = $2 AND EXISTS (SELECT FROM entered))
+SELECT number FROM entered;
+
+-- name: incarnation_last
+-- The last incarnation that has begun to work on a shard.
+SELECT coalesce(max(incarnation), 0) FROM shard.gateway;
 
 -- name: own_beat
 -- Say that a gateway is alive; no row where another process has taken its place.

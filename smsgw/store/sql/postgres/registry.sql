@@ -55,10 +55,14 @@ LOCK TABLE catalog.shard IN EXCLUSIVE MODE;
 SELECT number, name, lease_until > clock_timestamp() FROM catalog.gateway ORDER BY number FOR UPDATE;
 
 -- name: gateway_enter
--- Take a gateway's number, as a new incarnation.
+-- Take a gateway's number, as a new incarnation. It is the time, in microseconds, so that it is a
+-- new one also where the catalog was set back; but above all that are known, whatever the clock says.
 INSERT INTO catalog.gateway AS g
     (number, incarnation, name, serving, started_at, heartbeat_at, lease_until)
-VALUES ($1, nextval('catalog.incarnation'), $2, false, clock_timestamp(), clock_timestamp(),
+VALUES ($1,
+        greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, 1 + $4::bigint,
+                 (SELECT 1 + max(incarnation) FROM catalog.gateway)),
+        $2, false, clock_timestamp(), clock_timestamp(),
         clock_timestamp() + $3::double precision * interval '1 second')
 ON CONFLICT (number) DO UPDATE SET
     incarnation = excluded.incarnation, name = excluded.name, serving = false,
