@@ -1,22 +1,38 @@
 """Who is no more has no say: incarnations are given once, and moves shut everybody out."""
 
-from collections.abc import Iterator
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from smsgw.accounts import AddClient
+from smsgw.errors import StoreError
+from smsgw.ids import slot_of
 from smsgw.models import Status
 from smsgw.recovery import RecoverFlights
 from smsgw.settings import PostgresSettings
+from smsgw.store.base import CommitUnknownError
+from smsgw.store.places_postgres import Server
 from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_connection import Database
+from smsgw.store.postgres_seat import Seat
+from smsgw.store.postgres_store import SeatLostError
 from tests import postgres
+from tests.conftest import OpenGateway
 from tests.records import CLIENT, NOW_MS, RULES
 from tests.stores import IDENTITY, rows, turn
-from tests.test_postgres import claimed, opened, status
+from tests.support import DELIVERED, DEMO, Served, smsgw
+from tests.test_kill import journal_of
+from tests.test_postgres import claimed, opened, side_by_side, status
 
+BACKENDS = ("postgres",)
 CATALOG = "smsgw_catalog"
+OVER = "UPDATE gateway SET lease_until = clock_timestamp()"
+ALIVE = "SELECT bool_or(lease_until > clock_timestamp()) FROM gateway"
 
 
 @pytest.fixture
@@ -72,3 +88,168 @@ async def test_what_is_in_flight_under_a_number_that_is_given_anew_is_nobodys(ur
     await turn(second, RecoverFlights(RULES))
     assert status(place, message) == Status.UNCERTAIN
     await database.close()
+
+
+# Moves.
+
+
+@pytest.fixture
+async def server(url: str) -> AsyncIterator[Server]:
+    """The store, as whoever moves it sees it."""
+    found = Server([url], PostgresSettings())
+    yield found
+    await found.close()
+
+
+def all_over(url: str) -> None:
+    """End all leases, as time would."""
+    for name in (CATALOG, "smsgw_00", "smsgw_01"):
+        rows(postgres.Schema(url, name), OVER)
+
+
+async def test_a_move_shuts_out_whoever_only_seemed_to_be_dead(url: str, tmp_path: Path) -> None:
+    server = Server([url], PostgresSettings())
+    async with opened(tmp_path, url) as shards:
+        store = shards.stores[1]
+        assert isinstance(store, PostgresShard)
+        await server.chart()
+        all_over(url)
+        await server.begin_moving("somebody", "somebody out")
+        with pytest.raises(CommitUnknownError, match="taken the place of gateway 0"):
+            await turn(store, AddClient(CLIENT, "test", 1, 1000))
+        assert not await store.beat()
+        assert shards.server is not None
+        assert shards.server._seat is not None
+        assert not await shards.server._seat.beat()
+    await server.close()
+
+
+async def test_a_move_waits_for_a_gateway_that_is_alive_in_one_shard_only(
+    url: str, tmp_path: Path, server: Server, catalog: postgres.Schema
+) -> None:
+    async with opened(tmp_path, url):
+        await server.chart()
+        rows(catalog, OVER)
+        rows(postgres.Schema(url, "smsgw_00"), OVER)
+        before = rows(catalog, "SELECT * FROM gateway")
+        with pytest.raises(StoreError, match="1 other gateways use this store"):
+            await server.begin_moving("somebody", "somebody out")
+        assert rows(catalog, "SELECT * FROM gateway") == before
+        assert rows(catalog, "SELECT 1 FROM meta WHERE key = 'moving'") == []
+        place = postgres.Schema(url, "smsgw_00")
+        assert rows(place, "SELECT number FROM gateway") == [(0,)]
+
+
+async def test_one_directory_moves_a_store_at_a_time(
+    url: str, tmp_path: Path, server: Server
+) -> None:
+    async with opened(tmp_path, url):
+        pass
+    await server.chart()
+    await server.begin_moving("one", "one out")
+    await server.begin_moving("one", "one out")
+    with pytest.raises(StoreError, match="another data directory moves this store"):
+        await server.begin_moving("two", "two out")
+    await server.begin_moving("two", "two out", instead_of="one out")
+
+
+async def test_who_stood_still_while_it_started_does_not_get_in_after_a_move(
+    url: str, tmp_path: Path, server: Server
+) -> None:
+    async with opened(tmp_path, url):
+        pass
+    chart = await server.chart()
+    assert chart is not None
+    database = Database(url, 0, PostgresSettings())
+    (tmp_path / "slow").mkdir()
+    seat = await Seat.take(database, tmp_path / "slow", bytes(32), above=0)
+    all_over(url)
+    await server.begin_moving("somebody", "somebody slots")
+    await server.forget("moving")
+    with pytest.raises(StoreError, match="another process is gateway 1"):
+        await PostgresShard.open(
+            0,
+            database,
+            gateway=seat.number,
+            incarnation=seat.incarnation,
+            identity=chart.identity(0),
+            new=False,
+            now_ms=NOW_MS,
+        )
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO meta VALUES ('moving', 'somebody slots')",
+        "UPDATE meta SET value = '2' WHERE key = 'epoch'",
+    ],
+    ids=["moving", "moved"],
+)
+async def test_a_gateway_whose_store_moves_ends(
+    gateway_of: OpenGateway, tmp_path: Path, change: str
+) -> None:
+    (gateway,) = await side_by_side(gateway_of, tmp_path, count=1)
+    server = gateway.shards.server
+    assert server is not None
+    rows(postgres.Schema(server.databases[0]._url, CATALOG), change)
+    with pytest.raises(ExceptionGroup) as ended:
+        await gateway._loops  # type: ignore[misc]
+    assert ended.group_contains(SeatLostError)
+
+
+async def test_a_gateway_that_is_shut_out_of_a_shard_ends(
+    gateway_of: OpenGateway, tmp_path: Path
+) -> None:
+    short = {"lease_s": 0.3, "poll_ms": 5}
+    (gateway,) = await side_by_side(gateway_of, tmp_path, count=1, postgres=short)
+    server = gateway.shards.server
+    assert server is not None
+    place = postgres.Schema(server.databases[0]._url, "smsgw_01")
+    rows(place, "UPDATE gateway SET incarnation = incarnation + 1")
+    with pytest.raises(ExceptionGroup) as ended:
+        await gateway._loops  # type: ignore[misc]
+    assert ended.group_contains(SeatLostError)
+
+
+def wait_for_its_death(url: str) -> None:
+    """Return when all leases of a gateway that stands still are over."""
+    for name in (CATALOG, "smsgw_00", "smsgw_01"):
+        with postgres.Sql(url, name) as sql:
+            while sql.execute(ALIVE) != [(False,)]:
+                pass
+
+
+@pytest.mark.parametrize("to", ["files", "another shard"])
+def test_a_gateway_that_stood_still_while_its_store_moved_ends_when_it_goes_on(
+    served: Callable[..., Served], url: str, tmp_path: Path, to: str
+) -> None:
+    journal = tmp_path / "journal"
+    files = {"SMSGW_STORE__SHARDS": "2", "SMSGW_PROVIDERS__MOCK__JOURNAL": str(journal)}
+    environ = {**files, "SMSGW_STORE__SHARD_URLS": url, "SMSGW_POSTGRES__LEASE_S": "1"}
+    still, other = tmp_path / "still" / "data", tmp_path / "other" / "data"
+    still.parent.mkdir()
+    other.mkdir(parents=True)
+    gateway = served(environ, still)
+    shutil.copy(still / "otp.key", other / "otp.key")
+    assert gateway.cli("pause").returncode == 0
+    message = {"client_id": DEMO, "to": DELIVERED, "from": "ACME", "text": "hello"}
+    sent = [gateway.request("POST", "/v1/messages", message)[1]["message_id"] for _ in range(10)]
+    os.kill(gateway.process.pid, signal.SIGSTOP)
+    wait_for_its_death(url)
+    if to == "files":
+        move = ["migrate", "--to", "files"]
+    else:
+        shard = 1 - slot_of(bytes.fromhex(DEMO.replace("-", ""))) % 2
+        move = ["shards", "move", "--client", DEMO, "--to", str(shard)]
+    moved = smsgw("--data", str(other), *move, **environ)
+    assert moved.returncode == 0, moved.stderr
+    os.kill(gateway.process.pid, signal.SIGCONT)
+    assert gateway.process.wait(40) != 0
+    again = served(files, other) if to == "files" else served(environ, still)
+    assert again.cli("resume").returncode == 0
+    for identifier in sent:
+        assert again.message(identifier, wait_s=30)["status"] == "DELIVERED"
+    assert journal_of(journal) == Counter(dict.fromkeys(sent, 1))
+    assert again.cli("audit").returncode == 0

@@ -450,7 +450,8 @@ async def take_over(
                 f"the data directory whose gateway.id begins with {noted[0][:8]} {_LEFT[noted[1]]}."
                 " If that directory is lost, and nobody will ever use it again, say --yes"
             )
-        await server.begin_moving(name, f"{name} {noted[1]}")
+        lost = chart.meta[MOVING]
+        await server.begin_moving(name, f"{name} {noted[1]}", instead_of=lost)
         if noted[1] == INTO:
             await server.drop(chart)
             return "nothing any more"

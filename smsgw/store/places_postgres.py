@@ -9,7 +9,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -287,26 +287,52 @@ class Server(Place):
         async with self._transaction(self.databases[0]) as connection:
             await connection.execute(self._sql["catalog_meta_forget"], key)
 
-    async def begin_moving(self, name: str, value: str) -> None:
+    async def begin_moving(self, name: str, value: str, *, instead_of: str = "") -> None:
         """Let no gateway open the store any more, but that of this data directory.
+
+        A lease that is over does not say that its gateway has ended: it may stand still, or may not
+        have reached the server. So every place is given away, in the catalog and in every shard:
+        whoever had one finds its next turn refused, and its next beat, and ends.
 
         Args:
             name: the data directory's.
             value: what the catalog keeps meanwhile.
+            instead_of: what another directory keeps there, which is lost.
 
         Raises:
-            StoreError: other gateways are alive.
+            StoreError: other gateways are alive, or another directory moves the store.
         """
-        async with self._transaction(self.databases[0]) as connection:
-            await connection.execute(self._sql["catalog_lock"])
-            seats = await fetch(connection, self._sql["gateways_locked"])
-            alive = [number for number, other, lives in seats if lives and other != name]
-            if alive:
+        async with AsyncExitStack() as stack:
+            # The catalog's is entered first, and so committed last: nobody starts meanwhile.
+            connections = {
+                database: await stack.enter_async_context(self._transaction(database))
+                for database in self.databases
+            }
+            catalog = connections[self.databases[0]]
+            await catalog.execute(self._sql["catalog_lock"])
+            meta = dict(await fetch(catalog, self._sql["catalog_meta"]))
+            if (kept := meta.get(MOVING, name)).split()[0] != name and kept != instead_of:
+                raise StoreError(
+                    "another data directory moves this store, or has moved it to files"
+                )
+            places: list[tuple[Connection, str]] = []
+            found = await fetch(catalog, self._sql["seats_locked"])
+            own = {seat[0] for seat in found if seat[3] == name}
+            for shard, database in sorted(self._places.items()):
+                schema, connection = statements.schema_of(shard), connections[database]
+                if await fetch(connection, self._sql["schema_is_there"], schema):
+                    named = statements.moving_statements(schema)
+                    found += await fetch(connection, named["places_locked"])
+                    places.append((connection, named["places_fence"]))
+            if alive := {place[0] for place in found if place[2]} - own:
                 raise StoreError(
                     f"{len(alive)} other gateways use this store: stop them first, and wait until"
                     " their leases (postgres.lease_s) have ended"
                 )
-            await connection.execute(self._sql["catalog_meta_set"], MOVING, value)
+            above = 1 + max((place[1] for place in found), default=0)
+            for connection, fence in [*places, (catalog, self._sql["seats_fence"])]:
+                await connection.execute(fence, above)
+            await catalog.execute(self._sql["catalog_meta_set"], MOVING, value)
 
     async def close(self) -> None:
         """Close every database."""

@@ -299,14 +299,18 @@ class PostgresShard:
         except (ShardUnavailableError, StoreError) as error:
             raise StorageUnavailable(retry_after_s=1, outcome="none") from error
 
-    async def beat(self) -> None:
+    async def beat(self) -> bool:
         """Say that this gateway is alive, also where it has nothing to do.
+
+        Returns:
+            Whether it is; False where its place was given away.
 
         Raises:
             ShardUnavailableError: the server cannot be told now.
         """
         lease_s = self.database.settings.lease_s
-        await self.database.fetch(self.own["own_beat"], self.gateway, self.incarnation, lease_s)
+        beat = self.own["own_beat"]
+        return bool(await self.database.fetch(beat, self.gateway, self.incarnation, lease_s))
 
     def wal_bytes(self) -> int:
         """How long the write-ahead log is: the server's own care."""

@@ -32,7 +32,7 @@ _POLLS_TO_LEARN: Final = 2
 
 
 class SeatLostError(Exception):
-    """Another process has taken this gateway's place: this one must end."""
+    """This gateway's place was given away, or the store it knows is no more: it must end."""
 
 
 class PostgresStore:
@@ -171,7 +171,7 @@ class PostgresStore:
         """Keep the leases, and look at what other gateways do, until cancelled.
 
         Raises:
-            ExceptionGroup: another process has taken this gateway's place.
+            ExceptionGroup: this gateway's place was given away, or the store moves.
         """
         poll_s = self._settings.poll_ms / 1000
         beat_s = self._settings.lease_s / BEATS
@@ -192,7 +192,8 @@ class PostgresStore:
 
     async def _beat_in(self, store: PostgresShard) -> None:
         with contextlib.suppress(ShardUnavailableError, StoreError):
-            await store.beat()
+            if not await store.beat():
+                raise SeatLostError(f"gateway {store.gateway} was shut out of shard {store.number}")
 
     async def _look_at(self, store: PostgresShard, shard: Shard) -> None:
         try:
@@ -209,6 +210,8 @@ class PostgresStore:
         except (ShardUnavailableError, StoreError):
             return
         found = json.loads(document)
+        if found["moving"] is not None or found["epoch"] != self.catalog.epoch:
+            raise SeatLostError("the store is being moved, or its slots were: start again")
         for route, lane, rank in found["virtual"] or ():
             key = (route, lane)
             allotter.virtual[key] = max(rank, allotter.virtual.get(key, 0))

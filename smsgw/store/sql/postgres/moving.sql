@@ -28,6 +28,28 @@ INSERT INTO catalog.route (number, providers) VALUES ($1, $2);
 -- Forget a value.
 DELETE FROM catalog.meta WHERE key = $1;
 
+-- name: seats_locked
+-- Every seat, to be changed: whose it is, its incarnation, and whether that is alive.
+SELECT number, incarnation, lease_until > clock_timestamp(), name FROM catalog.gateway
+ORDER BY number FOR UPDATE;
+
+-- name: seats_fence
+-- Give every seat an incarnation that nobody has.
+UPDATE catalog.gateway
+SET incarnation = $1::bigint + number, serving = false, lease_until = '-infinity';
+
+-- name: places_locked
+-- Every gateway's place in a shard, to be changed: its incarnation, and whether that is alive.
+SELECT number, incarnation, lease_until > clock_timestamp() FROM shard.gateway
+ORDER BY number FOR UPDATE;
+
+-- name: places_fence
+-- Give every place in a shard, also one that was never taken, an incarnation that nobody has.
+INSERT INTO shard.gateway (number, incarnation, lease_until, serial, waits)
+SELECT n, $1::bigint + n, '-infinity', 0, 0 FROM generate_series(0, 15) AS n
+ON CONFLICT (number) DO UPDATE SET
+    incarnation = excluded.incarnation, lease_until = excluded.lease_until;
+
 -- name: flows_forget
 -- Forget the clients' places in queues, to count them again.
 DELETE FROM shard.flow AS f WHERE NOT EXISTS (SELECT 1 FROM shard.client WHERE number = f.client);

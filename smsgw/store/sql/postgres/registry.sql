@@ -91,8 +91,10 @@ ON CONFLICT (route, lane) DO UPDATE SET rank = excluded.rank WHERE v.rank < excl
 
 -- name: catalog_look
 -- What other gateways may have changed: how far queues have come, what is paused, and how many
--- gateways are alive and send.
+-- gateways are alive and send; and whether the store is being moved, or its slots were.
 SELECT json_build_object(
+    'moving', (SELECT value FROM catalog.meta WHERE key = 'moving'),
+    'epoch', (SELECT value::bigint FROM catalog.meta WHERE key = 'epoch'),
     'virtual', (SELECT json_agg(json_build_array(route, lane, rank)) FROM catalog.virtual),
     'paused', (SELECT json_agg(subject) FROM catalog.pause),
     'serving', (SELECT count(*) FROM catalog.gateway
