@@ -587,7 +587,7 @@ async def test_only_who_sends_a_message_settles_it(
 
 
 async def leave(store: PostgresShard) -> None:
-    """End a gateway's lease, as time would."""
+    """End a gateway, as one that is stopped ends itself."""
     await store.database.fetch(store.own["own_leave"], store.gateway, store.incarnation)
 
 

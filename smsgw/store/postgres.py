@@ -17,6 +17,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Final, TypeVar
 
 from smsgw.errors import StorageUnavailable, StoreError
@@ -35,6 +36,7 @@ from smsgw.store.postgres_connection import (
     migrate,
     sentence,
 )
+from smsgw.store.postgres_reach import Reach
 from smsgw.store.postgres_turn import Again, Attempt, Broken, OneFailed
 from smsgw.turn import URGENT, Item, QueueKey, Turn
 
@@ -66,6 +68,9 @@ class PostgresShard:
         self.watched: set[int] = set()
         self.orphans = False
         self.leads = True
+        self.reach = Reach(database.settings.lease_s)
+        self.judges_at_s = -inf
+        """A time of the server's: whose lease had ended by then is dead."""
         self.ended: Sequence[int] = ()
         self.on_doubt: Callable[[], bool] = lambda: True
         """Called while nobody knows what became of a turn; False ends the asking."""
@@ -208,8 +213,11 @@ class PostgresShard:
             ShardUnavailableError: the server cannot answer now.
         """
         turns = self._turns
-        ((document,),) = await self.database.fetch(self.own["look"], list(self.watched))
+        ((document,),) = await self.database.fetch(
+            self.own["look"], list(self.watched), self.judges_at_s
+        )
         found = json.loads(document)
+        self.judges_at_s = found["now"] if self.reach.answered() else -inf
         self.orphans = found["orphans"]
         self.leads = found["first"] in (None, self.gateway)
         self.ended = found["ended"] or []

@@ -21,6 +21,7 @@ from smsgw.store.holdings import tidy_server
 from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_catalog import PostgresCatalog, database_index
 from smsgw.store.postgres_connection import UNDEFINED_TABLE, Database, code_of
+from smsgw.store.postgres_reach import Reach
 from smsgw.store.postgres_seat import Seat
 from smsgw.store.shard import Shard
 
@@ -48,6 +49,8 @@ class PostgresStore:
         """Called when another gateway has paused or resumed something."""
         self.catalog: PostgresCatalog
         self._settings = settings
+        self.reach = Reach(settings.lease_s)
+        """Of the catalog's server."""
         self._seat: Seat | None = None
         self._sql = statements.catalog_statements()
         self._pushed: dict[tuple[int, int], int] = {}
@@ -173,27 +176,18 @@ class PostgresStore:
         Raises:
             ExceptionGroup: this gateway's place was given away, or the store moves.
         """
-        poll_s = self._settings.poll_ms / 1000
         beat_s = self._settings.lease_s / BEATS
+        # Who looks more seldom takes its own rests for breaks; see ``Reach``.
+        poll_s = min(self._settings.poll_ms / 1000, beat_s / 2)
         # Each by itself: a server that does not answer holds up nothing that is on another.
         async with asyncio.TaskGroup() as group:
-            group.create_task(_again_and_again(beat_s, self._beat))
+            assert self._seat is not None
+            group.create_task(_again_and_again(beat_s, _keep_alive, self._seat))
             group.create_task(_again_and_again(poll_s, self._look_at_catalog, allotter))
             for store in self.stores:
-                group.create_task(_again_and_again(beat_s, self._beat_in, store))
+                group.create_task(_again_and_again(beat_s, _keep_alive, store))
                 shard = shards[store.number]
                 group.create_task(_again_and_again(poll_s, self._look_at, store, shard))
-
-    async def _beat(self) -> None:
-        assert self._seat is not None
-        with contextlib.suppress(ShardUnavailableError, StoreError):
-            if not await self._seat.beat():
-                raise SeatLostError(f"another process is gateway {self._seat.number} now")
-
-    async def _beat_in(self, store: PostgresShard) -> None:
-        with contextlib.suppress(ShardUnavailableError, StoreError):
-            if not await store.beat():
-                raise SeatLostError(f"gateway {store.gateway} was shut out of shard {store.number}")
 
     async def _look_at(self, store: PostgresShard, shard: Shard) -> None:
         try:
@@ -202,6 +196,8 @@ class PostgresStore:
             shard.probe()
         else:
             shard.refresh(heads, store.ended)
+            if store.reach.is_back:
+                await _keep_alive(store)
 
     async def _look_at_catalog(self, allotter: Allotter) -> None:
         try:
@@ -210,6 +206,9 @@ class PostgresStore:
         except (ShardUnavailableError, StoreError):
             return
         found = json.loads(document)
+        self.reach.answered()
+        if self.reach.is_back and self._seat is not None:
+            await _keep_alive(self._seat)
         if found["moving"] is not None or found["epoch"] != self.catalog.epoch:
             raise SeatLostError("the store is being moved, or its slots were: start again")
         for route, lane, rank in found["virtual"] or ():
@@ -260,6 +259,13 @@ async def _asked(
         if code_of(error) == UNDEFINED_TABLE:
             return None
         raise
+
+
+async def _keep_alive(held: Seat | PostgresShard) -> None:
+    """Renew the lease of a seat, or of a place in a shard; if it cannot be now, then later."""
+    with contextlib.suppress(ShardUnavailableError, StoreError):
+        if not await held.beat():
+            raise SeatLostError("another process has this gateway's place now, or moves the store")
 
 
 async def _again_and_again(

@@ -32,6 +32,8 @@ _SWEEPS: Final = frozenset({"keys_old", "codes_page", "entries_oldest", "parked_
 """What is asked by turns that work on what only they change."""
 _LOCKED: Final = frozenset({"otp_recent_of"})
 """What is asked once the clients are locked, and shows what other gateways did for them before."""
+_JUDGE: Final = frozenset({"message_in_flight"})
+"""What is told who counts as alive: whose lease had not ended at a time."""
 _SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
 
@@ -173,10 +175,13 @@ class Attempt:
     async def _answers(
         self, connection: Connection, asks: Mapping[Ask, str]
     ) -> dict[Ask, list[tuple[Any, ...]]]:
-        return {
-            ask: await self._fetch(connection, sql, *statements.storable(ask[1]))
-            for ask, sql in asks.items()
-        }
+        found = {}
+        for (statement, parameters), sql in asks.items():
+            more = (self._shard.judges_at_s,) if statement in _JUDGE else ()
+            found[statement, parameters] = await self._fetch(
+                connection, sql, *statements.storable(parameters), *more
+            )
+        return found
 
     def _script(self, turn: Turn) -> str:
         """The call that writes a turn; nothing where nothing has changed."""

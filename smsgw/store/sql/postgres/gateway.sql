@@ -26,8 +26,8 @@ WHERE number = $1 AND incarnation = $2
 RETURNING number;
 
 -- name: own_leave
--- Say that a gateway has ended.
-UPDATE shard.gateway SET lease_until = clock_timestamp() WHERE number = $1 AND incarnation = $2;
+-- Say that a gateway has ended, beyond any doubt.
+UPDATE shard.gateway SET lease_until = '-infinity' WHERE number = $1 AND incarnation = $2;
 
 -- name: own_serial
 -- The last turn of a gateway that was committed; waits for one that is not at its end.
@@ -57,8 +57,9 @@ SELECT greatest((SELECT max(number) FROM shard.message), (SELECT max(number) FRO
 -- name: look
 -- What other gateways may have changed: what is queued and what waits, the first of each queue, who
 -- has express messages waiting, whether something was left in flight, and which of some messages
--- are final.
+-- are final; with the time by which leases can be judged later, $2 being that of an earlier look.
 SELECT json_build_object(
+    'now', extract(epoch FROM statement_timestamp()),
     'backlog', (
         SELECT json_agg(json_build_array(b.route, b.lane, b.messages, b.parts, (
             SELECT min(q.rank) FROM shard.queue AS q WHERE q.route = b.route AND q.lane = b.lane)))
@@ -72,7 +73,8 @@ SELECT json_build_object(
         WHERE f.lane = 1 AND f.waiting > 0),
     'orphans', EXISTS (
         SELECT 1 FROM shard.flight WHERE owner <> :own AND owner NOT IN (
-            SELECT incarnation FROM shard.gateway WHERE lease_until > clock_timestamp())),
+            SELECT incarnation FROM shard.gateway
+            WHERE lease_until > to_timestamp($2::double precision))),
     'ended', (
         SELECT json_agg(number) FROM shard.message
         WHERE number = ANY ($1::bigint[]) AND status >= 10));

@@ -84,7 +84,7 @@ UPDATE shard.gateway SET waits = 0;
 -- name: waits_count
 -- Count what waits.
 INSERT INTO shard.gateway AS g (number, incarnation, lease_until, serial, waits)
-SELECT 0, 0, clock_timestamp(), 0, coalesce(sum(waiting), 0) FROM shard.client
+SELECT 0, 0, '-infinity', 0, coalesce(sum(waiting), 0) FROM shard.client
 ON CONFLICT (number) DO UPDATE SET waits = excluded.waits;
 
 -- name: flights_forget

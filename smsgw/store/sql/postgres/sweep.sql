@@ -35,10 +35,11 @@ DELETE FROM shard.timer WHERE due_at_ms = $1 AND message = $2 AND kind = $3;
 SELECT message FROM shard.queue WHERE route < 0 AND client = $1 LIMIT $2;
 
 -- name: message_in_flight
--- What gateways were sending that are no more.
+-- What gateways were sending that were no more at a time.
 SELECT message FROM shard.flight
 WHERE owner <> :own
-  AND owner NOT IN (SELECT incarnation FROM shard.gateway WHERE lease_until > clock_timestamp())
+  AND owner NOT IN (SELECT incarnation FROM shard.gateway
+                    WHERE lease_until > to_timestamp($2::double precision))
 LIMIT $1;
 
 -- name: message_on_route

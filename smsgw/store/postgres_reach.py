@@ -1,0 +1,35 @@
+"""Whether a server was reached for long enough to judge by it who is alive."""
+
+import time
+from collections.abc import Callable
+from math import inf
+
+
+class Reach:
+    """For how long a server has answered without a break, as this process sees it.
+
+    While a server is away nobody can renew a lease there, so one that has ended then tells nothing.
+    Gateways renew theirs when less than two thirds of them are left: after a break of up to a half
+    they still run, after a longer one everybody gets a lease's time to come back. What looked like
+    a break may as well have been ours: who stood still does not judge at once, either.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self.clock: Callable[[], float] = time.monotonic
+        self.is_back = False
+        """Whether the last answer was the first after a break."""
+        self._lease_s = lease_s
+        self._since_s = self._last_s = -inf
+
+    def answered(self) -> bool:
+        """Note that the server has just answered.
+
+        Returns:
+            Whether it has done so for a lease, without a break.
+        """
+        now_s = self.clock()
+        self.is_back = now_s - self._last_s > self._lease_s / 2
+        if self.is_back:
+            self._since_s = now_s
+        self._last_s = now_s
+        return now_s - self._since_s >= self._lease_s
