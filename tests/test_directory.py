@@ -10,7 +10,14 @@ import pytest
 
 from smsgw.errors import StoreError
 from smsgw.store import directory as module
-from smsgw.store.directory import DataDirectory, LockHeld, file_system, is_volatile, refuse_network
+from smsgw.store.directory import (
+    DataDirectory,
+    LockHeld,
+    file_system,
+    is_store,
+    is_volatile,
+    refuse_network,
+)
 
 HOLDS = """
 import sys
@@ -199,3 +206,21 @@ def test_an_empty_file_is_named(data: DataDirectory) -> None:
 def test_the_room_on_the_disk_is_known(data: DataDirectory) -> None:
     found = os.statvfs(data.path)
     assert 0 < data.free_bytes() <= found.f_blocks * found.f_frsize
+
+
+def test_a_claim_is_whole_or_not_there(
+    data: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            data.claim_for_server(4711)
+    assert not is_store(data.path)
+    data.claim_for_server(4711)
+    data.claim_for_server(4711)
+    assert is_store(data.path)
+    with pytest.raises(StoreError, match="is of another store"):
+        data.claim_for_server(4712)

@@ -1,5 +1,6 @@
 """Who is no more has no say: incarnations are given once, and moves shut everybody out."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from smsgw.models import Status
 from smsgw.recovery import RecoverFlights
 from smsgw.settings import PostgresSettings
 from smsgw.store.base import CommitUnknownError
+from smsgw.store.directory import is_store
 from smsgw.store.places_postgres import Server
 from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_connection import Database
@@ -253,3 +255,31 @@ def test_a_gateway_that_stood_still_while_its_store_moved_ends_when_it_goes_on(
         assert again.message(identifier, wait_s=30)["status"] == "DELIVERED"
     assert journal_of(journal) == Counter(dict.fromkeys(sent, 1))
     assert again.cli("audit").returncode == 0
+
+
+# What a directory is bound to.
+
+
+async def test_a_directory_that_was_refused_is_bound_to_nothing(url: str, tmp_path: Path) -> None:
+    refused = tmp_path / "refused"
+    async with opened(tmp_path / "first", url):
+        with pytest.raises(StoreError, match="is not the key of the gateways that are alive"):
+            async with opened(refused, url):
+                pass
+    assert not is_store(refused)
+    async with opened(refused):
+        assert is_store(refused)
+
+
+@pytest.mark.parametrize("move", [["migrate", "--to", "files"], ["shards", "resize", "3"]])
+async def test_a_directory_whose_move_was_refused_is_bound_to_nothing(
+    url: str, tmp_path: Path, move: list[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    environ = {"SMSGW_STORE__SHARD_URLS": url, "SMSGW_STORE__SHARDS": "2"}
+    async with opened(tmp_path / "first", url):
+        shutil.copy(tmp_path / "first" / "otp.key", other / "otp.key")
+        moved = await asyncio.to_thread(smsgw, "--data", str(other), *move, **environ)
+    assert "1 other gateways use this store" in moved.stderr
+    assert not is_store(other)

@@ -111,19 +111,30 @@ class DataDirectory:
                 if (self.path / address).stat().st_size == 0:
                     raise StoreError(f"{self.path / address} is empty")
 
+    def check_claim(self, store_id: int) -> None:
+        """Refuse a store in PostgreSQL where this directory is a gateway's of another one.
+
+        Raises:
+            StoreError: it is.
+        """
+        path = self.path / _SERVER_STORE
+        if path.exists() and path.read_text("ascii").strip() != str(store_id):
+            raise StoreError(f"{self.path} is of another store than the one in store.shard_urls")
+
     def claim_for_server(self, store_id: int) -> None:
         """Note that this directory is a gateway's of a store in PostgreSQL.
 
         Raises:
             StoreError: it is of another one.
         """
+        self.check_claim(store_id)
         path = self.path / _SERVER_STORE
         if not path.exists():
-            path.write_text(f"{store_id}\n", "ascii")
-            _flush(path)
+            fresh = path.with_suffix(".new")
+            fresh.write_text(f"{store_id}\n", "ascii")
+            _flush(fresh)
+            fresh.rename(path)
             _flush(self.path)
-        elif path.read_text("ascii").strip() != str(store_id):
-            raise StoreError(f"{self.path} is of another store than the one in store.shard_urls")
 
     def check_no_server(self) -> None:
         """Refuse to begin a store in files where one in PostgreSQL was used.

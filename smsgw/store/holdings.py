@@ -68,9 +68,10 @@ class FilesHolding:
 class ServerHolding:
     """A store in PostgreSQL, closed for every other data directory meanwhile."""
 
-    def __init__(self, server: "Server", name: str, now_ms: int) -> None:
+    def __init__(self, server: "Server", directory: DataDirectory, name: str, now_ms: int) -> None:
         self.place = server
         self._server = server
+        self._directory = directory
         self._name = name
         self._now_ms = now_ms
         self._new: set[int] = set()
@@ -87,6 +88,7 @@ class ServerHolding:
     async def begin(self, shards: int) -> None:
         """See ``Holding.begin``."""
         await self._server.begin_moving(self._name, f"{self._name} slots")
+        self._directory.claim_for_server((await self.chart()).store_id)
         await self._server.keep(TIDYING, str(shards))
 
     async def check_vacant(self, shard: int) -> None:
@@ -188,7 +190,7 @@ async def on_server(
         chart = await server.chart()
         if chart is None:
             raise StoreError("there is no store at store.shard_urls")
-        directory.claim_for_server(chart.store_id)
-        yield ServerHolding(server, name_of(directory.path), now_ms)
+        directory.check_claim(chart.store_id)
+        yield ServerHolding(server, directory, name_of(directory.path), now_ms)
     finally:
         await server.close()

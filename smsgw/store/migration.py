@@ -356,13 +356,14 @@ async def _out_of_server(
     chart = await server.chart()
     if chart is None:
         raise StoreError(f"{server.databases[0].name} holds no store")
-    directory.claim_for_server(chart.store_id)
+    directory.check_claim(chart.store_id)
     _check_key(directory, chart)
     name = _name(directory.path)
     if (noted := _noted(chart)) is not None and noted[0] != name:
         raise StoreError(f"{server.databases[0].name} is moved by another data directory")
     _must_be_whole(chart)
     await server.begin_moving(name, f"{name} {_OUT}")
+    directory.claim_for_server(chart.store_id)
     step("begun", 0, 0)
     # The key is the directory's own, and the note is the server's.
     meta = {key: value for key, value in chart.meta.items() if key not in ("otp_key", MOVING)}

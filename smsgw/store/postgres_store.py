@@ -98,8 +98,9 @@ class PostgresStore:
             above = await self._last_incarnation()
         except ShardUnavailableError as error:
             raise StoreError(str(error)) from error
-        directory.claim_for_server(catalog.store_id)
+        directory.check_claim(catalog.store_id)
         self._seat = seat = await Seat.take(first, directory.path, directory.key(), above=above)
+        directory.claim_for_server(catalog.store_id)
         for number, place in catalog.shards.items():
             self.stores.append(
                 await PostgresShard.open(
