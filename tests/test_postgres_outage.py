@@ -2,19 +2,24 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smsgw.accounts import AddClient
+from smsgw.gateway import Gateway
 from smsgw.models import Status
 from smsgw.recovery import RecoverFlights
+from smsgw.store.base import ShardUnavailableError
 from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_reach import Reach
 from tests import postgres
 from tests.conftest import OpenGateway
 from tests.records import CLIENT, RULES
 from tests.stores import rows, turn
+from tests.support import crash
 from tests.test_postgres import Open, claimed, open_one, side_by_side, status
+from tests.test_postgres_gateways import operators, share_alike
 
 __all__ = ["open_one"]
 
@@ -75,11 +80,12 @@ async def recovered(store: PostgresShard) -> int:
 def test_a_server_is_trusted_after_a_lease_without_a_break(time: Time) -> None:
     reach = Reach(LEASE_S)
     reach.clock = time
-    answers = [reach.answered()]
-    for pause_s in (10, 10, 10, 0.1, 15, 15.1, 14.9, 15, 0.2):
+    trusted = []
+    for pause_s in (0, 10, 10, 10, 0.1, 15, 15.1, 14.9, 15, 0.2):
         time.now_s += pause_s
-        answers.append(reach.answered())
-    assert answers == [False, False, False, True, True, True, False, False, False, True]
+        reach.answered(4711.0)
+        trusted.append(reach.judges_at_s == 4711.0)
+    assert trusted == [False, False, False, True, True, True, False, False, False, True]
 
 
 async def test_leases_that_ran_out_while_the_server_was_away_have_the_time_to_be_renewed(
@@ -148,3 +154,82 @@ async def test_a_lease_is_renewed_as_soon_as_the_server_answers_again(
         place = postgres.Schema(url, name)
         while rows(place, ALIVE) != [(True,)]:
             await server.catalog.changes("test", "1")
+
+
+# A gateway that cannot reach the catalog's server, but those of shards.
+
+
+async def trusting(gateway: Gateway, time: Time) -> None:
+    """Have a gateway look on for longer than a lease."""
+    server = gateway.shards.server
+    assert server is not None
+    for reach in (server.reach, *(store.reach for store in server.stores)):
+        reach.clock = time
+    for _ in range(5):
+        time.now_s += gateway.settings.postgres.lease_s / 3
+        for store in server.stores:
+            await store.look()
+        await server._look_at_catalog(gateway.allotter)
+
+
+def cut_off(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> postgres.Schema:
+    """Keep a gateway from its catalog; returns where that is."""
+    server = gateway.shards.server
+    assert server is not None
+    (database,) = server.databases
+    fetch = database.fetch
+
+    async def fetch_of_shards(sql: str, *parameters: Any) -> Any:
+        if "smsgw_catalog." in sql:
+            raise ShardUnavailableError("away")
+        return await fetch(sql, *parameters)
+
+    monkeypatch.setattr(database, "fetch", fetch_of_shards)
+    return postgres.Schema(database._url, "smsgw_catalog")
+
+
+async def test_who_cannot_reach_the_catalog_counts_as_long_as_it_is_alive_in_a_shard(
+    gateway_of: OpenGateway, tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, **operators(window=10))
+    await share_alike([first, second], 2)
+    catalog = cut_off(second, monkeypatch)
+    rows(catalog, f"{OVER} WHERE number = 1")
+    await trusting(first, time)
+    assert first.allotter.links["mock"].window == 5
+    for name in ("smsgw_00", "smsgw_01"):
+        rows(postgres.Schema(catalog.url, name), f"{OVER} WHERE number = 1")
+    await share_alike([first], 1)
+    assert first.allotter.links["mock"].window == 10
+
+
+async def test_who_cannot_reach_the_catalog_learns_from_the_shards_who_is_alive(
+    gateway_of: OpenGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = await side_by_side(gateway_of, tmp_path, 3, **operators(window=12))
+    await share_alike([second], 3)
+    cut_off(second, monkeypatch)
+    await crash(first)
+    while second.allotter.links["mock"].gateways != 2:
+        await third.shards.catalog.changes("test", "1")
+    await crash(third)
+    while second.allotter.links["mock"].gateways != 1:
+        await second.shards.of_client(CLIENT).store.read("timer_next")
+    assert second.allotter.links["mock"].window == 12
+
+
+async def test_after_an_outage_of_everything_nobody_thinks_that_it_is_alone(
+    gateway_of: OpenGateway, tmp_path: Path, time: Time
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, **operators(window=10))
+    await share_alike([first, second], 2)
+    await trusting(first, time)
+    server = first.shards.server
+    assert server is not None
+    time.now_s += 2 * first.settings.postgres.lease_s
+    for name in ("smsgw_catalog", "smsgw_00", "smsgw_01"):
+        rows(postgres.Schema(server.databases[0]._url, name), f"{OVER} WHERE number = 1")
+    for store in server.stores:
+        await store.look()
+    await server._look_at_catalog(first.allotter)
+    assert first.allotter.links["mock"].window == 5

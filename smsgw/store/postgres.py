@@ -17,7 +17,6 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from math import inf
 from typing import Any, Final, TypeVar
 
 from smsgw.errors import StorageUnavailable, StoreError
@@ -69,8 +68,8 @@ class PostgresShard:
         self.orphans = False
         self.leads = True
         self.reach = Reach(database.settings.lease_s)
-        self.judges_at_s = -inf
-        """A time of the server's: whose lease had ended by then is dead."""
+        self.alive: frozenset[int] = frozenset()
+        """The numbers of the gateways that are not known to be dead, as far as this shard tells."""
         self.ended: Sequence[int] = ()
         self.on_doubt: Callable[[], bool] = lambda: True
         """Called while nobody knows what became of a turn; False ends the asking."""
@@ -214,10 +213,11 @@ class PostgresShard:
         """
         turns = self._turns
         ((document,),) = await self.database.fetch(
-            self.own["look"], list(self.watched), self.judges_at_s
+            self.own["look"], list(self.watched), self.reach.judges_at_s
         )
         found = json.loads(document)
-        self.judges_at_s = found["now"] if self.reach.answered() else -inf
+        self.reach.answered(found["now"])
+        self.alive = frozenset(found["alive"] or ())
         self.orphans = found["orphans"]
         self.leads = found["first"] in (None, self.gateway)
         self.ended = found["ended"] or []

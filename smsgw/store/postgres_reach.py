@@ -18,18 +18,16 @@ class Reach:
         self.clock: Callable[[], float] = time.monotonic
         self.is_back = False
         """Whether the last answer was the first after a break."""
+        self.judges_at_s = -inf
+        """A time of the server's: whose lease had ended by then is dead."""
         self._lease_s = lease_s
         self._since_s = self._last_s = -inf
 
-    def answered(self) -> bool:
-        """Note that the server has just answered.
-
-        Returns:
-            Whether it has done so for a lease, without a break.
-        """
+    def answered(self, server_s: float) -> None:
+        """Note that the server has just answered, and what time it was there."""
         now_s = self.clock()
         self.is_back = now_s - self._last_s > self._lease_s / 2
         if self.is_back:
             self._since_s = now_s
         self._last_s = now_s
-        return now_s - self._since_s >= self._lease_s
+        self.judges_at_s = server_s if now_s - self._since_s >= self._lease_s else -inf

@@ -203,11 +203,15 @@ class PostgresStore:
     async def _look_at_catalog(self, allotter: Allotter) -> None:
         try:
             await self._push(allotter)
-            ((document,),) = await self.catalog.database.fetch(self._sql["catalog_look"])
+            ((document,),) = await self.catalog.database.fetch(
+                self._sql["catalog_look"], self.reach.judges_at_s
+            )
         except (ShardUnavailableError, StoreError):
+            # Whoever is alive may send.
+            self._count(self._alive())
             return
         found = json.loads(document)
-        self.reach.answered()
+        self.reach.answered(found["now"])
         if self.reach.is_back and self._seat is not None:
             await _keep_alive(self._seat)
         if found["moving"] is not None or found["epoch"] != self.catalog.epoch:
@@ -219,7 +223,17 @@ class PostgresStore:
         if paused != self.catalog.paused:
             self.catalog.paused = paused
             self.on_pauses()
-        alive = max(1, found["serving"])
+        alive = self._alive()
+        serving = found["serving"] or ()
+        self._count({number for number, lives in serving if lives or number in alive})
+
+    def _alive(self) -> set[int]:
+        """The numbers of the gateways that are alive in any shard, as far as is known."""
+        return {number for store in self.stores for number in store.alive}
+
+    def _count(self, sending: set[int]) -> None:
+        """Share with those that send, this gateway included."""
+        alive = max(1, len(sending))
         if alive != self.gateways_alive:
             log.info("gateways.alive", "another number of gateways sends", gateways=alive)
             self.gateways_alive = alive

@@ -177,7 +177,7 @@ class Attempt:
     ) -> dict[Ask, list[tuple[Any, ...]]]:
         found = {}
         for (statement, parameters), sql in asks.items():
-            more = (self._shard.judges_at_s,) if statement in _JUDGE else ()
+            more = (self._shard.reach.judges_at_s,) if statement in _JUDGE else ()
             found[statement, parameters] = await self._fetch(
                 connection, sql, *statements.storable(parameters), *more
             )

@@ -71,6 +71,8 @@ SELECT json_build_object(
         SELECT json_agg(json_build_array(f.client, f.route, f.parts, c.weight))
         FROM shard.flow AS f JOIN shard.client AS c ON c.number = f.client
         WHERE f.lane = 1 AND f.waiting > 0),
+    'alive', (SELECT json_agg(number) FROM shard.gateway
+              WHERE lease_until > to_timestamp($2::double precision)),
     'orphans', EXISTS (
         SELECT 1 FROM shard.flight WHERE owner <> :own AND owner NOT IN (
             SELECT incarnation FROM shard.gateway

@@ -90,12 +90,16 @@ SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::bigint[]) ORDER BY 1, 2
 ON CONFLICT (route, lane) DO UPDATE SET rank = excluded.rank WHERE v.rank < excluded.rank;
 
 -- name: catalog_look
--- What other gateways may have changed: how far queues have come, what is paused, and how many
--- gateways are alive and send; and whether the store is being moved, or its slots were.
+-- What other gateways may have changed: how far queues have come, what is paused, which gateways
+-- send and which of them are alive; and whether the store is being moved, or its slots were. Leases
+-- are judged by $1, the time of an earlier look.
 SELECT json_build_object(
+    'now', extract(epoch FROM statement_timestamp()),
     'moving', (SELECT value FROM catalog.meta WHERE key = 'moving'),
     'epoch', (SELECT value::bigint FROM catalog.meta WHERE key = 'epoch'),
     'virtual', (SELECT json_agg(json_build_array(route, lane, rank)) FROM catalog.virtual),
     'paused', (SELECT json_agg(subject) FROM catalog.pause),
-    'serving', (SELECT count(*) FROM catalog.gateway
-                WHERE serving AND lease_until > clock_timestamp()));
+    'serving', (
+        SELECT json_agg(json_build_array(
+            number, lease_until > to_timestamp($1::double precision)))
+        FROM catalog.gateway WHERE serving));
