@@ -18,6 +18,7 @@ from smsgw.models import Lane, Message, Outcome, Rules, Status, Verdict
 from smsgw.recovery import RecoverFlights, recover_flights
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store import postgres as store_module
+from smsgw.store import postgres_connection as connection_module
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory
@@ -87,6 +88,19 @@ async def store(open_one: Open) -> PostgresShard:
     found = await open_one()
     await turn(found, AddClient(CLIENT, "test", 1, 1000))
     return found
+
+
+async def one_of_two(database: Database, number: int) -> PostgresShard:
+    """A shard of a database, beside another one."""
+    return await PostgresShard.open(
+        number,
+        database,
+        gateway=0,
+        incarnation=next(postgres.incarnations),
+        identity={**IDENTITY, "shard": number, "shards": 2},
+        new=True,
+        now_ms=NOW_MS,
+    )
 
 
 def admit(client: bytes = CLIENT, text: str = "hello", lane: Lane = Lane.REGULAR) -> Admit:
@@ -278,6 +292,32 @@ async def test_callers_are_told_of_a_doubt_and_the_turn_counts_in_the_end(
         await account_of(gateway, client)
     ).charged_cents == 5
     await assert_clean(gateway)
+
+
+async def test_turns_in_doubt_take_each_other_no_connection_to_ask_with(url: str) -> None:
+    database = Database(url, 0, PostgresSettings(pool_max=2))
+    stores = [await one_of_two(database, number) for number in range(2)]
+    watched = postgres.Unreliable(database)
+    watched.lose(after=True)
+    watched.lose(after=False)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(turn(store, AddClient(CLIENT, "x", 1, 1000)) for store in stores))
+    for store in stores:
+        assert await store.read("client_by_id", CLIENT)
+        await store.close()
+    await database.close()
+
+
+async def test_nobody_waits_for_ever_for_a_connection_that_others_use(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "PLACE_S", 0)
+    database = Database(url, 0, PostgresSettings(pool_max=1))
+    async with database.connection():
+        with pytest.raises(ShardUnavailableError, match=r"shard_urls\[0\].*: all connections"):
+            await database.fetch("SELECT 1")
+    assert await database.fetch("SELECT 1") == [(1,)]
+    await database.close()
 
 
 # What is refused at the start.

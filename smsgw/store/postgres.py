@@ -36,7 +36,7 @@ from smsgw.store.postgres_connection import (
     sentence,
 )
 from smsgw.store.postgres_reach import Reach
-from smsgw.store.postgres_turn import Again, Attempt, Broken, OneFailed
+from smsgw.store.postgres_turn import Again, Attempt, Broken, InDoubt, OneFailed
 from smsgw.turn import URGENT, Item, QueueKey, Turn
 
 TRIES: Final = 8
@@ -183,8 +183,16 @@ class PostgresShard:
             try:
                 async with self.database.connection() as connection:
                     if together:
-                        return await attempt.together(connection, items)
-                    return await attempt.one_by_one(connection, items)
+                        await attempt.together(connection, items)
+                    else:
+                        await attempt.one_by_one(connection, items)
+                return attempt.finish()
+            except InDoubt as doubt:
+                # Whoever asks needs a connection: the turn has given its own back by now.
+                if await self.is_committed(attempt.serial):
+                    self.kept.clear()
+                    return attempt.finish()
+                failure = doubt.__cause__
             except Again as again:
                 # The same row of two gateways is there at the next try; the same row of one is not.
                 together = together and not (again.collision and collided)

@@ -28,6 +28,8 @@ VERSION_MIN: Final = 140_000
 CONNECT_S: Final = 5.0
 COMMAND_S: Final = 15.0
 """How long a call may take that is no proof of everything."""
+PLACE_S: Final = 15.0
+"""How long a call may have to wait for a connection that others use."""
 _STATEMENTS_CACHED: Final = 1000
 # Before and after the one value of one row: signature, flags, extension, columns, length; end.
 _COPY_HEAD_BYTES: Final = 25
@@ -95,6 +97,34 @@ def sentence(error: BaseException) -> str:
     return type(error).__name__
 
 
+class Places:
+    """So many may use a connection at a time; nobody waits for his turn for ever."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self._name = name
+        self._free = asyncio.Semaphore(count)
+
+    @contextlib.asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """A place.
+
+        Raises:
+            ShardUnavailableError: none came free in time.
+        """
+        if self._free.locked():
+            try:
+                async with asyncio.timeout(PLACE_S):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise ShardUnavailableError(f"{self._name}: all connections are in use") from None
+        else:
+            await self._free.acquire()
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
 class Database:
     """One database of ``store.shard_urls``."""
 
@@ -106,7 +136,6 @@ class Database:
         self._url = url
         self._idle: list[Connection] = []
         self._closed = False
-        self._places = asyncio.Semaphore(settings.pool_max)
         self.on_trips: Callable[[int], None] = lambda _: None
         """Told about every so many calls to the server."""
         # Without a cache, a statement is prepared again for each time that it runs.
@@ -122,6 +151,7 @@ class Database:
         if "@" not in parts.query and _HOSTS.fullmatch(host):
             # Else a piece of a password may stand there.
             self.name += f" ({host}{parts.path})"
+        self._places = Places(self.name, settings.pool_max)
 
     async def _connect(self) -> Connection:
         """A new, checked connection.
@@ -191,7 +221,7 @@ class Database:
             StoreError: the server must not be trusted with a promise.
             ShardUnavailableError: it cannot be reached now.
         """
-        async with self._places:
+        async with self._places.one():
             while self._idle and self._idle[-1].is_closed():
                 self._idle.pop()
             connection = self._idle.pop() if self._idle else await self._connect()

@@ -51,18 +51,21 @@ class Attempt:
         self._shard = shard
         self._now_ms = now_ms
         self._virtual = virtual
-        self._serial = shard.next_serial()
+        self.serial = shard.next_serial()
         self._postponed: list[Item] = []
         self._wrote = False
         self._work_s = 0.0
-        self._commit_s = 0.0
+        self._commit_begun_s = 0.0
+        self._done: list[tuple[Turn, rows.Loaded]] = []
+        self._errors: list[SmsgwError | None] = []
 
-    async def together(self, connection: Connection, items: Sequence[Item]) -> TurnResult:
+    async def together(self, connection: Connection, items: Sequence[Item]) -> None:
         """All items at once.
 
         Raises:
             OneFailed: some item cannot be decided or written.
             Again: another gateway was in the way.
+            InDoubt: nobody knows yet whether it was committed.
         """
         passes_over = self._shard.passes_over(items)
         turn, loaded = await self._decided(
@@ -73,21 +76,21 @@ class Attempt:
             await self._run(connection, script)
             await self._write_rest(connection, rest)
             script = ""
+        self._done, self._errors = [(turn, loaded)], [None] * len(items)
         await self._commit(connection, script)
         if not rest:
             # The rest may have changed what is in memory, too.
             self._shard.kept.keep(turn, loaded.xid)
-        return self._finish([(turn, loaded)], [None] * len(items))
 
-    async def one_by_one(self, connection: Connection, items: Sequence[Item]) -> TurnResult:
+    async def one_by_one(self, connection: Connection, items: Sequence[Item]) -> None:
         """After a turn failed: each item under a savepoint, so that one fails alone.
 
         Raises:
             Again: another gateway was in the way.
+            InDoubt: nobody knows yet whether it was committed.
         """
         await self._run(connection, self._shard.begin)
-        done: list[tuple[Turn, rows.Loaded]] = []
-        errors: list[SmsgwError | None] = []
+        done, errors = self._done, self._errors
         for item in items:
             await self._run(connection, "SAVEPOINT item")
             try:
@@ -111,7 +114,6 @@ class Attempt:
                 errors.append(None)
             await self._run(connection, "RELEASE item")
         await self._commit(connection, "")
-        return self._finish(done, errors)
 
     async def _decided(
         self,
@@ -196,7 +198,7 @@ class Attempt:
                 {
                     "gateway": shard.gateway,
                     "incarnation": shard.incarnation,
-                    "serial": self._serial,
+                    "serial": self.serial,
                     "lease_s": shard.database.settings.lease_s,
                     "waits": turn.waiting,
                     **changes,
@@ -252,13 +254,13 @@ class Attempt:
             raise _judged(error, connection) from error
 
     async def _commit(self, connection: Connection, script: str) -> None:
-        """Write and commit in one call; where its answer is lost, find out what became of it.
+        """Write and commit in one call.
 
         Raises:
             ShardUnavailableError: nothing was written.
-            CommitUnknownError: nobody knows.
+            InDoubt: its answer is lost.
         """
-        begun_s = time.perf_counter()
+        self._commit_begun_s = time.perf_counter()
         commit = f"{script}; COMMIT" if script else "COMMIT"
         self._shard.database.on_trips(1)
         try:
@@ -269,15 +271,13 @@ class Attempt:
             if answered or not self._wrote:
                 raise _judged(error, connection) from error
             connection.terminate()
-            if not await self._shard.is_committed(self._serial):
-                raise Broken(sentence(error)) from error
-        self._commit_s = time.perf_counter() - begun_s
+            raise InDoubt from error
 
-    def _finish(
-        self, done: list[tuple[Turn, rows.Loaded]], errors: Sequence[SmsgwError | None]
-    ) -> TurnResult:
+    def finish(self) -> TurnResult:
         """Remember what was committed, and tell the loop about it."""
-        result = TurnResult(errors, work_s=_SERVER_SHARE * self._work_s, commit_s=self._commit_s)
+        commit_s = time.perf_counter() - self._commit_begun_s
+        done = self._done
+        result = TurnResult(self._errors, work_s=_SERVER_SHARE * self._work_s, commit_s=commit_s)
         shard = self._shard
         result.postponed = self._postponed
         shard.postpone(self._postponed)
@@ -298,7 +298,7 @@ class Attempt:
             for number, parts in turn.parts.items()
             if parts
         }
-        result.late = self._commit_s > shard.database.settings.lease_s / 2
+        result.late = commit_s > shard.database.settings.lease_s / 2
         result.waiting = dict(shard.waiting)
         result.queued = _lowest_queued(turns)
         result.finals = Counter(message.status for message in finals)
@@ -334,6 +334,10 @@ def _judged(error: Exception, connection: Connection) -> Exception:
 
 class Broken(ShardUnavailableError):
     """The connection broke, and nothing was written: another connection may be better."""
+
+
+class InDoubt(Exception):
+    """The connection broke in the call that commits: the server knows what became of it."""
 
 
 class OneFailed(Exception):
