@@ -245,8 +245,8 @@ class Unreliable:
         self.fails.append((ConnectionResetError("simulated"), after))
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        async with self._open() as connection:
+    async def connection(self, *places: Any) -> AsyncIterator[Any]:
+        async with self._open(*places) as connection:
             yield _Watched(connection, self)
 
 

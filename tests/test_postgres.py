@@ -320,6 +320,42 @@ async def test_nobody_waits_for_ever_for_a_connection_that_others_use(
     await database.close()
 
 
+# What else goes on keeps neither turns nor leases waiting.
+
+
+async def test_reads_that_take_long_keep_neither_turns_nor_leases_waiting(
+    open_one: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_one(pool_max=1)
+    await turn(store, AddClient(CLIENT, "test", 1, 1000))
+    monkeypatch.setattr(connection_module, "PLACE_S", 0)
+    async with contextlib.AsyncExitStack() as reads:
+        for _ in range(2):
+            await reads.enter_async_context(store.database.connection())
+        with pytest.raises(StorageUnavailable):
+            await store.read("client_by_id", CLIENT)
+        await turn(store, Adjust(CLIENT, 1, None, None))
+        await store.beat()
+        await store.look()
+    assert await store.read("client_by_id", CLIENT)
+
+
+async def test_the_shards_of_a_database_are_audited_one_after_the_other(url: str) -> None:
+    database = Database(url, 0, PostgresSettings())
+    stores = [await one_of_two(database, number) for number in range(2)]
+    steps: list[int] = []
+
+    def step_of(store: PostgresShard) -> Callable[[str], None]:
+        return lambda _: steps.append(store.number)
+
+    await asyncio.gather(*(store.audit(step_of(store)) for store in stores))
+    assert steps == sorted(steps)
+    assert len(set(steps)) == 2
+    for store in stores:
+        await store.close()
+    await database.close()
+
+
 # What is refused at the start.
 
 

@@ -78,6 +78,7 @@ class PostgresShard:
         self.numbers = NumberSource(number, 0, gateway)
         self.kept = rows.Kept()
         self._postponed: dict[Item, int] = {}
+        self._place = database.reserve()
         self._serial = 0
         self._turns = 0
         # Of clients: number and weight, to weigh express promises with.
@@ -181,7 +182,7 @@ class PostgresShard:
         for _ in range(TRIES):
             attempt = Attempt(self, now_ms, virtual)
             try:
-                async with self.database.connection() as connection:
+                async with self.database.connection(self._place) as connection:
                     if together:
                         await attempt.together(connection, items)
                     else:
@@ -220,7 +221,7 @@ class PostgresShard:
             ShardUnavailableError: the server cannot answer now.
         """
         turns = self._turns
-        ((document,),) = await self.database.fetch(
+        ((document,),) = await self.database.look(
             self.own["look"], list(self.watched), self.reach.judges_at_s
         )
         found = json.loads(document)
@@ -310,7 +311,7 @@ class PostgresShard:
     async def audit(self, step: Callable[[str], None] = lambda _: None) -> Proof:
         """Prove every sum, every hold and every chain of this shard, at one moment."""
         try:
-            async with self.database.at_once() as connection:
+            async with self.database.audits, self.database.at_once() as connection:
                 return await audit(connection, self.schema, self.number, step)
         except (ShardUnavailableError, StoreError) as error:
             raise StorageUnavailable(retry_after_s=1, outcome="none") from error
@@ -326,7 +327,7 @@ class PostgresShard:
         """
         lease_s = self.database.settings.lease_s
         beat = self.own["own_beat"]
-        return bool(await self.database.fetch(beat, self.gateway, self.incarnation, lease_s))
+        return bool(await self.database.beat(beat, self.gateway, self.incarnation, lease_s))
 
     def wal_bytes(self) -> int:
         """How long the write-ahead log is: the server's own care."""

@@ -7,7 +7,7 @@ sentence and the place's name, ``store.shard_urls[0] (host/database)``.
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from ssl import SSLError
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -30,6 +30,10 @@ COMMAND_S: Final = 15.0
 """How long a call may take that is no proof of everything."""
 PLACE_S: Final = 15.0
 """How long a call may have to wait for a connection that others use."""
+_BESIDE: Final = 2
+"""The connections of what gateways tell each other: leases, looks."""
+_SHARED_MIN: Final = 2
+"""An audit takes one of them for long."""
 _STATEMENTS_CACHED: Final = 1000
 # Before and after the one value of one row: signature, flags, extension, columns, length; end.
 _COPY_HEAD_BYTES: Final = 25
@@ -126,7 +130,11 @@ class Places:
 
 
 class Database:
-    """One database of ``store.shard_urls``."""
+    """One database of ``store.shard_urls``.
+
+    The turns of each shard have a connection, and what gateways tell each other has two: what only
+    reads, or is done seldom, shares the others, and keeps none of those waiting.
+    """
 
     def __init__(self, url: str, index: int, settings: PostgresSettings) -> None:
         self.name = f"store.shard_urls[{index}]"
@@ -151,7 +159,18 @@ class Database:
         if "@" not in parts.query and _HOSTS.fullmatch(host):
             # Else a piece of a password may stand there.
             self.name += f" ({host}{parts.path})"
-        self._places = Places(self.name, settings.pool_max)
+        self._shards = 0
+        self._shared = Places(self.name, settings.pool_max)
+        self._beside = Places(self.name, _BESIDE)
+        self.audits = asyncio.Lock()
+        """One audit at a time: each may take long."""
+
+    def reserve(self) -> Places:
+        """The place of the turns of one more shard, and of nothing else."""
+        self._shards += 1
+        shared = self.settings.pool_max - self._shards - _BESIDE
+        self._shared = Places(self.name, max(_SHARED_MIN, shared))
+        return Places(self.name, 1)
 
     async def _connect(self) -> Connection:
         """A new, checked connection.
@@ -214,14 +233,17 @@ class Database:
             raise ShardUnavailableError(f"{self.name} is a standby: it cannot be written")
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, places: Places | None = None) -> AsyncIterator[Connection]:
         """A connection to use; what is left of a transaction is rolled back afterwards.
+
+        Args:
+            places: one of which is taken, unless one of those that are shared.
 
         Raises:
             StoreError: the server must not be trusted with a promise.
             ShardUnavailableError: it cannot be reached now.
         """
-        async with self._places.one():
+        async with (places or self._shared).one():
             while self._idle and self._idle[-1].is_closed():
                 self._idle.pop()
             connection = self._idle.pop() if self._idle else await self._connect()
@@ -280,8 +302,31 @@ class Database:
         Raises:
             ShardUnavailableError: the server cannot answer now.
         """
+        return await self._fetch(self._shared, statement, parameters)
+
+    async def look(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The same, with a connection that is not shared.
+
+        Raises:
+            ShardUnavailableError: the server cannot answer now.
+        """
+        return await self._fetch(self._beside, statement, parameters)
+
+    async def beat(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement of this gateway's own, with a connection that is not shared.
+
+        Raises:
+            ShardUnavailableError: the server cannot be told now.
+        """
         self.queried()
-        async with self.connection() as connection:
+        async with self.connection(self._beside) as connection:
+            return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
+
+    async def _fetch(
+        self, places: Places, statement: str, parameters: Sequence[Any]
+    ) -> list[tuple[Any, ...]]:
+        self.queried()
+        async with self.connection(places) as connection:
             return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
 
     def queried(self) -> None:

@@ -102,7 +102,7 @@ class Seat:
         """
         lease_s = self._database.settings.lease_s
         return bool(
-            await self._database.fetch(
+            await self._database.beat(
                 self._sql["gateway_beat"], self.number, self.incarnation, self.serving, lease_s
             )
         )

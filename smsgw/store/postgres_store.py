@@ -203,7 +203,7 @@ class PostgresStore:
     async def _look_at_catalog(self, allotter: Allotter) -> None:
         try:
             await self._push(allotter)
-            ((document,),) = await self.catalog.database.fetch(
+            ((document,),) = await self.catalog.database.look(
                 self._sql["catalog_look"], self.reach.judges_at_s
             )
         except (ShardUnavailableError, StoreError):
@@ -246,7 +246,7 @@ class PostgresStore:
         }
         if ahead:
             routes, lanes = zip(*ahead, strict=True)
-            await self.catalog.database.fetch(
+            await self.catalog.database.beat(
                 self._sql["virtual_push"], list(routes), list(lanes), list(ahead.values())
             )
             self._pushed |= ahead
