@@ -24,6 +24,7 @@ from smsgw.gateway import Gateway
 from smsgw.providers.mock import ANSWER_LOST
 from smsgw.settings import PostgresSettings
 from smsgw.store import postgres as postgres_module
+from smsgw.store import postgres_connection as connection_module
 from smsgw.store import shard as shard_module
 from smsgw.store.base import ShardUnavailableError
 from smsgw.store.postgres import PostgresShard
@@ -32,6 +33,7 @@ from smsgw.turn import URGENT, Write
 from tests import postgres
 from tests.certificates import Certificates, new_certificates
 from tests.conftest import OpenGateway
+from tests.stores import IDENTITY, turn
 from tests.support import account_of, add_client, assert_clean, flushed, send
 
 BACKENDS = ("postgres",)
@@ -112,6 +114,8 @@ class Way:
         self.is_open.set()
         self.closes_behind: bytes | None = None
         self.closed = asyncio.Event()
+        self.swallows: bytes | None = None
+        """What ends one connection without a word to anybody."""
         self.commits = 0
         self.loses_every: int | None = None
         """Of how many commits the answer to one is lost, with its connection."""
@@ -144,9 +148,9 @@ class Way:
                 await writer.start_tls(self._encrypted)
             back, forth = await asyncio.open_connection("127.0.0.1", self._to)
             ends.append(forth)
-            lost = asyncio.Event()
+            lost, dead = asyncio.Event(), asyncio.Event()
             await asyncio.gather(
-                self._there(reader, forth, lost), self._and_back(back, writer, lost)
+                self._there(reader, forth, lost, dead), self._and_back(back, writer, lost, dead)
             )
         except (OSError, asyncio.CancelledError):
             # A client that does not trust us hangs up, or this is the end of the test.
@@ -156,11 +160,25 @@ class Way:
                 end.transport.abort()
             self._carrying.discard(task)
 
+    @staticmethod
+    async def _end_if(dead: asyncio.Event) -> None:
+        """Carry nothing any more, and hang up on nobody, where a connection is dead."""
+        if dead.is_set():
+            await asyncio.Event().wait()
+
     async def _there(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lost: asyncio.Event,
+        dead: asyncio.Event,
     ) -> None:
         while data := await reader.read(65_536):
             await self.is_open.wait()
+            if self.swallows is not None and self.swallows in data:
+                self.swallows = None
+                dead.set()
+            await self._end_if(dead)
             if self.loses_every is not None and b"COMMIT" in data:
                 self.commits += 1
                 if self.commits % self.loses_every == 0:
@@ -174,12 +192,18 @@ class Way:
         raise ConnectionResetError
 
     async def _and_back(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lost: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lost: asyncio.Event,
+        dead: asyncio.Event,
     ) -> None:
         while (data := await reader.read(65_536)) and not lost.is_set():
             await self.is_open.wait()
+            await self._end_if(dead)
             writer.write(data)
             await writer.drain()
+        await self._end_if(dead)
         raise ConnectionResetError
 
 
@@ -390,7 +414,7 @@ def looks_for_orphans(_: Gateway, away: PostgresShard) -> None:
 
 def looks_for_receipts(gateway: Gateway, _: PostgresShard) -> None:
     """Have a gateway look what others have parked."""
-    gateway.receipts._looks_again_s = 0.0
+    gateway.receipts.parked._looks_again_s = 0.0
 
 
 @pytest.mark.parametrize("looks", [looks_for_orphans, looks_for_receipts])
@@ -415,6 +439,44 @@ async def test_answers_are_missed_in_time_while_another_server_does_not_answer(
         way.is_open.set()
         await flushed(gateway)
         await gateway.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        "INSERT INTO smsgw_00.meta",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        "FROM smsgw_00.total",
+    ],
+)
+async def test_a_connection_that_dies_without_a_word_is_given_up(
+    server: postgres.OwnServer, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "COMMAND_S", 1.0)
+    name = await asyncio.to_thread(new_database, server)
+    async with Way(server.port)() as way:
+        url = f"postgresql://postgres@127.0.0.1:{way.port}/{name}"
+        store = await postgres.open_shard(postgres.Schema(url), IDENTITY, lease_s=0.4)
+        way.swallows = sent.encode()
+        async with asyncio.timeout(12):
+            await turn(store, Write(("meta_set", ("probe", 1))))
+            with contextlib.suppress(StorageUnavailable):
+                await store.report(1, 0, 1)
+            assert way.swallows is None
+            assert await store.report(1, 0, 1) == []
+        assert await store.read("meta_get", "probe") == [(1,)]
+        await store.close()
+
+
+async def test_a_connection_is_looked_after_while_nothing_is_said(
+    server: postgres.OwnServer,
+) -> None:
+    database = Database(server.url(), 0, PostgresSettings())
+    async with database.connection() as connection:
+        found = connection._transport.get_extra_info("socket")
+        assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    await database.close()
 
 
 class Code(Write):

@@ -51,7 +51,7 @@ class Server(Place):
     def __init__(self, urls: Sequence[str], settings: PostgresSettings) -> None:
         # Rows are read and written at the same time.
         wide = settings.model_copy(update={"pool_max": max(4, settings.pool_max)})
-        self.databases = [Database(url, n, wide) for n, url in enumerate(urls)]
+        self.databases = [Database(url, n, wide, patient=True) for n, url in enumerate(urls)]
         self._places: dict[int, Database] = {}
         self._sql = {
             **statements.catalog_statements(),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from smsgw.ids import uuid_text
 from smsgw.store import postgres_statements as statements
 from smsgw.store.audit import FINDINGS_MAX, Finding, Proof
-from smsgw.store.postgres_connection import Connection, fetch
+from smsgw.store.postgres_connection import PATIENT_S, Connection, fetch
 
 
 async def audit(
@@ -28,10 +28,11 @@ async def audit(
         if name in (_SUMS, _IDS):
             continue
         step(name)
-        for client, sentence in (await fetch(connection, sql))[:FINDINGS_MAX]:
+        for client, sentence in (await fetch(connection, sql, timeout_s=PATIENT_S))[:FINDINGS_MAX]:
             ids = await fetch(connection, named[_IDS], client)
             found.append(Finding(shard, uuid_text(ids[0][0]) if ids else None, name, sentence))
-    ((clients, messages, entries, free, held, charged),) = await fetch(connection, named[_SUMS])
+    sums = await fetch(connection, named[_SUMS], timeout_s=PATIENT_S)
+    ((clients, messages, entries, free, held, charged),) = sums
     return Proof(shard, clients, messages, entries, free, held, charged, found)
 
 

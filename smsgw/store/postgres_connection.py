@@ -7,6 +7,7 @@ sentence and the place's name, ``store.shard_urls[0] (host/database)``.
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from ssl import SSLError
 from typing import Any, Final
@@ -27,7 +28,9 @@ except ImportError as missing:
 VERSION_MIN: Final = 140_000
 CONNECT_S: Final = 5.0
 COMMAND_S: Final = 15.0
-"""How long a call may take that is no proof of everything."""
+"""How long a call may take that is no proof of everything, and copies nothing."""
+PATIENT_S: Final = 3600.0
+"""How long any other call may take."""
 PLACE_S: Final = 15.0
 """How long a call may have to wait for a connection that others use."""
 _BESIDE: Final = 2
@@ -35,6 +38,8 @@ _BESIDE: Final = 2
 _SHARED_MIN: Final = 2
 """An audit takes one of them for long."""
 _STATEMENTS_CACHED: Final = 1000
+# After so many seconds without a word a connection is looked after, so often, and so many times.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 # Before and after the one value of one row: signature, flags, extension, columns, length; end.
 _COPY_HEAD_BYTES: Final = 25
 _COPY_TAIL_BYTES: Final = 2
@@ -136,7 +141,9 @@ class Database:
     reads, or is done seldom, shares the others, and keeps none of those waiting.
     """
 
-    def __init__(self, url: str, index: int, settings: PostgresSettings) -> None:
+    def __init__(
+        self, url: str, index: int, settings: PostgresSettings, *, patient: bool = False
+    ) -> None:
         self.name = f"store.shard_urls[{index}]"
         self.settings = settings
         self.version = VERSION_MIN
@@ -144,6 +151,7 @@ class Database:
         self._url = url
         self._idle: list[Connection] = []
         self._closed = False
+        self._command_s = PATIENT_S if patient else COMMAND_S
         self.on_trips: Callable[[int], None] = lambda _: None
         """Told about every so many calls to the server."""
         # Without a cache, a statement is prepared again for each time that it runs.
@@ -184,6 +192,7 @@ class Database:
             connection = await asyncpg.connect(
                 self._url,
                 timeout=CONNECT_S,
+                command_timeout=self._command_s,
                 statement_cache_size=cached,
                 max_cached_statement_lifetime=0,
             )
@@ -198,6 +207,7 @@ class Database:
             raise StoreError(f"{self.name} is not understood") from None
         except ERRORS as error:
             raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
+        _keep_alive(connection)
         try:
             await self._check(connection)
         except BaseException:
@@ -320,14 +330,14 @@ class Database:
         """
         self.queried()
         async with self.connection(self._beside) as connection:
-            return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
+            return await fetch(connection, statement, *parameters)
 
     async def _fetch(
         self, places: Places, statement: str, parameters: Sequence[Any]
     ) -> list[tuple[Any, ...]]:
         self.queried()
         async with self.connection(places) as connection:
-            return await fetch(connection, statement, *parameters, timeout_s=COMMAND_S)
+            return await fetch(connection, statement, *parameters)
 
     def queried(self) -> None:
         """Count a statement with parameters."""
@@ -349,7 +359,7 @@ class Database:
 async def fetch(
     connection: Connection, statement: str, *parameters: Any, timeout_s: float | None = None
 ) -> list[tuple[Any, ...]]:
-    """The rows of one statement on a connection; without a limit, it may take as long as it likes.
+    """The rows of one statement on a connection; it may take as long as others there, or as said.
 
     Raises:
         ShardUnavailableError: the server cannot answer now.
@@ -376,8 +386,19 @@ async def fetch_value(connection: Connection, before: str, query: str) -> bytes:
 
     script = f"{before}; COPY ({query}) TO STDOUT (FORMAT binary)"
     # Its public methods for that send nothing but the COPY.
-    await connection._copy_out(script.removeprefix("; "), keep, COMMAND_S)
+    await connection._copy_out(script.removeprefix("; "), keep, None)
     return b"".join(chunks)[_COPY_HEAD_BYTES:-_COPY_TAIL_BYTES]
+
+
+def _keep_alive(connection: Connection) -> None:
+    """Have the system find out that the other end of an idle connection is gone."""
+    found = connection._transport.get_extra_info("socket")
+    if found is None or found.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 async def _put_in_order(connection: Connection) -> None:
@@ -434,7 +455,7 @@ async def _migrate(
     if done > len(steps):
         raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
     for number, name, script in steps[done:]:
-        await connection.execute(script)
+        await connection.execute(script, timeout=PATIENT_S)
         await connection.execute(
             f"INSERT INTO {schema}.migration VALUES ($1, $2, $3)",  # noqa: S608
             number,

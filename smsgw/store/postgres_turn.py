@@ -12,7 +12,6 @@ from smsgw.store import postgres_statements as statements
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
 from smsgw.store.postgres_connection import (
     AGAIN,
-    COMMAND_S,
     UNIQUE,
     USURPED,
     Connection,
@@ -234,14 +233,14 @@ class Attempt:
             return
         self._shard.database.on_trips(1)
         try:
-            await connection.execute(script, timeout=COMMAND_S)
+            await connection.execute(script)
         except Exception as error:
             raise _judged(error, connection) from error
 
     async def _fetch(self, connection: Connection, sql: str, *parameters: Any) -> list[Any]:
         self._shard.database.queried()
         try:
-            found = await connection.fetch(sql, *parameters, timeout=COMMAND_S)
+            found = await connection.fetch(sql, *parameters)
             return [tuple(row) for row in found]
         except Exception as error:
             raise _judged(error, connection) from error
@@ -264,7 +263,7 @@ class Attempt:
         commit = f"{script}; COMMIT" if script else "COMMIT"
         self._shard.database.on_trips(1)
         try:
-            await connection.execute(commit, timeout=COMMAND_S)
+            await connection.execute(commit)
         except Exception as error:
             fatal = getattr(error, "severity_en", "") in ("FATAL", "PANIC")
             answered = code_of(error) and not fatal and not connection.is_closed()
