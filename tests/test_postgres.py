@@ -224,15 +224,15 @@ async def test_a_doubt_lasts_until_the_server_can_be_asked(
     monkeypatch.setattr(store_module, "DOUBT_S", 0)
     monkeypatch.setattr(store_module, "PROBE_S", 0)
     told: list[bool] = []
-    fetch = store.database.fetch
+    write = store.database.write
 
-    async def away(*arguments: Any) -> Any:
+    async def away(*arguments: Any, **more: Any) -> Any:
         if len(told) < 3:
             raise ShardUnavailableError("away")
-        return await fetch(*arguments)
+        return await write(*arguments, **more)
 
     store.on_doubt = lambda: told.append(True) or True  # type: ignore[func-returns-value]
-    monkeypatch.setattr(store.database, "fetch", away)
+    monkeypatch.setattr(store.database, "write", away)
     postgres.Unreliable(store.database).lose(after=True)
     request = admit()
     await turn(store, request)
@@ -245,13 +245,13 @@ async def test_who_cannot_wait_for_the_server_ends(
 ) -> None:
     monkeypatch.setattr(store_module, "DOUBT_S", 0)
 
-    async def away(*_: Any) -> Any:
+    async def away(*_: Any, **__: Any) -> Any:
         raise ShardUnavailableError("away")
 
     store.on_doubt = lambda: False
     postgres.Unreliable(store.database).lose(after=True)
     with monkeypatch.context() as patch:
-        patch.setattr(store.database, "fetch", away)
+        patch.setattr(store.database, "write", away)
         with pytest.raises(CommitUnknownError):
             await turn(store, admit())
 
@@ -267,14 +267,14 @@ async def test_callers_are_told_of_a_doubt_and_the_turn_counts_in_the_end(
     store = shard.store
     assert isinstance(store, PostgresShard)
     back = asyncio.Event()
-    fetch = store.database.fetch
+    write = store.database.write
 
-    async def away(sql: str, *arguments: Any) -> Any:
+    async def away(sql: str, *arguments: Any, **more: Any) -> Any:
         if not back.is_set() and "serial" in sql:
             raise ShardUnavailableError("away")
-        return await fetch(sql, *arguments)
+        return await write(sql, *arguments, **more)
 
-    monkeypatch.setattr(store.database, "fetch", away)
+    monkeypatch.setattr(store.database, "write", away)
     postgres.Unreliable(store.database).lose(after=True)
     key = key_use("a", "messages")
     with pytest.raises(StorageUnavailable) as refused:
@@ -285,7 +285,7 @@ async def test_callers_are_told_of_a_doubt_and_the_turn_counts_in_the_end(
     assert refused.value.members["outcome"] == "none"
     back.set()
     while shard.trouble:
-        await fetch("SELECT 1")
+        await store.database.fetch("SELECT 1")
     answer = await send(gateway, client, key=key)
     assert isinstance(answer, Replay)
     assert (await account_of(gateway, client)).held_cents + (
@@ -354,6 +354,59 @@ async def test_the_shards_of_a_database_are_audited_one_after_the_other(url: str
     for store in stores:
         await store.close()
     await database.close()
+
+
+# Whatever the server's defaults are.
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_a_gateway_takes_note_of_what_is_committed_while_it_waits(
+    url: str, place: postgres.Schema, isolation: str
+) -> None:
+    with contextlib.closing(postgres.Sql(url)) as sql:
+        name = sql.execute("SELECT current_database()")[0][0]
+        sql.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+    store = await postgres.open_shard(place, IDENTITY)
+    with postgres.Sql(url, place.name) as other, postgres.Sql(url) as seen:
+        for work in (store.beat, lambda: store.is_committed(0), store.close):
+            other.execute("BEGIN")
+            other.execute("UPDATE gateway SET waits = waits")
+            asked = asyncio.ensure_future(work())
+            await waits_for_a_lock(seen)
+            other.execute("COMMIT")
+            await asked
+
+
+async def waits_for_a_lock(sql: postgres.Sql) -> None:
+    """Return once somebody does."""
+    waiting = (
+        "SELECT FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    while not await asyncio.to_thread(sql.execute, waiting):
+        pass
+
+
+async def test_what_others_were_in_the_way_of_is_tried_again(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    with contextlib.closing(plain(place)) as sql:
+        sql.execute("CREATE SEQUENCE calls")
+        sql.execute(
+            "CREATE FUNCTION third() RETURNS bigint LANGUAGE plpgsql AS $$BEGIN"
+            " IF nextval('smsgw_00.calls') % 3 <> 0 THEN RAISE EXCEPTION USING ERRCODE = '40001';"
+            " END IF; RETURN currval('smsgw_00.calls'); END$$"
+        )
+    database = store.database
+    for call, number in ((database.fetch, 3), (database.write, 6), (database.look, 9)):
+        assert await call("SELECT smsgw_00.third()") == [(number,)]
+
+
+async def test_nothing_that_a_server_says_ends_what_looks_after_it(store: PostgresShard) -> None:
+    wrong = "SELECT 1 / 0 + $1::integer"
+    for call in (store.database.look, store.database.beat):
+        with pytest.raises(ShardUnavailableError, match=r"shard_urls\[0\].*division by zero"):
+            await call(wrong, 1)
 
 
 # What is refused at the start.
@@ -943,7 +996,7 @@ async def test_routes_that_cannot_be_numbered_are_told_as_a_matter_of_the_storag
     assert server is not None
 
     @contextlib.asynccontextmanager
-    async def away() -> AsyncIterator[None]:
+    async def away(*_: Any) -> AsyncIterator[None]:
         raise ShardUnavailableError("away")
         yield
 

@@ -353,19 +353,19 @@ async def test_who_waits_behind_a_turn_in_doubt_is_told_to_come_again(
     store = gateway.shards.of_client(client).store
     assert isinstance(store, PostgresShard)
     back = asyncio.Event()
-    fetch = store.database.fetch
+    write = store.database.write
     behind: list[asyncio.Task[Any]] = []
 
-    async def away(sql: str, *arguments: Any) -> Any:
+    async def away(sql: str, *arguments: Any, **more: Any) -> Any:
         if "serial" not in sql or back.is_set():
-            return await fetch(sql, *arguments)
+            return await write(sql, *arguments, **more)
         if not behind:
             # Nobody was told of the doubt so far: so these are let in.
             behind.extend(asyncio.create_task(send(gateway, client)) for _ in range(3))
-            await fetch("SELECT 1")
+            await store.database.fetch("SELECT 1")
         raise ShardUnavailableError("away")
 
-    monkeypatch.setattr(store.database, "fetch", away)
+    monkeypatch.setattr(store.database, "write", away)
     postgres.Unreliable(store.database).lose(after=True)
     with pytest.raises(StorageUnavailable) as in_doubt:
         await send(gateway, client)
@@ -375,7 +375,7 @@ async def test_who_waits_behind_a_turn_in_doubt_is_told_to_come_again(
     assert gateway.trouble()
     back.set()
     while gateway.trouble():
-        await fetch("SELECT 1")
+        await store.database.fetch("SELECT 1")
     await send(gateway, client)
     assert (await account_of(gateway, client)).held_cents == 2 * 5
 
@@ -500,14 +500,14 @@ async def test_a_code_that_a_server_does_not_answer_for_holds_up_nothing_on_the_
     assert isinstance(here, PostgresShard)
     assert isinstance(there, PostgresShard)
     back = asyncio.Event()
-    fetch = there.database.fetch
+    write = there.database.write
 
-    async def away(sql: str, *arguments: Any) -> Any:
+    async def away(sql: str, *arguments: Any, **more: Any) -> Any:
         if f"{there.schema}." in sql and not back.is_set():
             raise ShardUnavailableError("away")
-        return await fetch(sql, *arguments)
+        return await write(sql, *arguments, **more)
 
-    monkeypatch.setattr(there.database, "fetch", away)
+    monkeypatch.setattr(there.database, "write", away)
     first, second = clients.values()
     postgres.Unreliable(there.database).lose(after=True)
     with pytest.raises(StorageUnavailable):
@@ -518,7 +518,7 @@ async def test_a_code_that_a_server_does_not_answer_for_holds_up_nothing_on_the_
     assert list(gateway.trouble()) == [f"shard {there.number}"]
     back.set()
     while gateway.trouble():
-        await fetch("SELECT 1")
+        await there.database.fetch("SELECT 1")
 
 
 @pytest.mark.parametrize("locked", ["smsgw_catalog.migration", "smsgw_catalog.shard"])

@@ -28,6 +28,8 @@ from smsgw.store.audit import Proof
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
 from smsgw.store.postgres_audit import audit
 from smsgw.store.postgres_connection import (
+    ERRORS,
+    TRIES,
     UNIQUE,
     Database,
     code_of,
@@ -39,8 +41,6 @@ from smsgw.store.postgres_reach import Reach
 from smsgw.store.postgres_turn import Again, Attempt, Broken, InDoubt, OneFailed
 from smsgw.turn import URGENT, Item, QueueKey, Turn
 
-TRIES: Final = 8
-"""How often a turn is tried: another gateway may be in its way, or a connection break."""
 DOUBT_S: Final = 2.0
 PROBE_S: Final = 0.25
 POSTPONED_MAX: Final = 3
@@ -123,7 +123,7 @@ class PostgresShard:
             await self._make_functions()
             await self._check_identity(identity)
             lease_s = database.settings.lease_s
-            if not await database.fetch(self.own["own_enter"], gateway, incarnation, lease_s):
+            if not await database.write(self.own["own_enter"], gateway, incarnation, lease_s):
                 raise StoreError(f"{database.name}: another process is gateway {gateway}")
             ((last,),) = await database.fetch(self.own["numbers_last"])
             self.numbers.above(last)
@@ -145,7 +145,7 @@ class PostgresShard:
 
     async def _make_function(self, script: str) -> None:
         try:
-            await self.database.fetch(script)
+            await self.database.write(script)
         except Exception as error:
             # 42723, or a unique index of the server's own: another gateway has just made it.
             if code_of(error) not in ("42723", UNIQUE):
@@ -154,7 +154,7 @@ class PostgresShard:
     async def _check_identity(self, identity: Mapping[str, int]) -> None:
         """Compare what the schema says of itself with the catalog; a new one is told."""
         for key, value in identity.items():
-            await self.database.fetch(self.own["identity_set"], key, value)
+            await self.database.write(self.own["identity_set"], key, value)
         found = dict(await self.database.fetch(self.own["identity_get"], list(identity)))
         for key, value in identity.items():
             if found[key] != value:
@@ -339,7 +339,7 @@ class PostgresShard:
     async def close(self) -> None:
         """Tell the other gateways that this one has ended; the database is closed by its owner."""
         try:
-            await self.database.fetch(self.own["own_leave"], self.gateway, self.incarnation)
+            await self.database.write(self.own["own_leave"], self.gateway, self.incarnation)
         except (ShardUnavailableError, StoreError):
             # Then its lease ends by itself.
             return
@@ -372,10 +372,10 @@ class PostgresShard:
         tell_at_s = time.monotonic() + DOUBT_S
         while True:
             try:
-                found = await self.database.fetch(
-                    self.own["own_serial"], self.gateway, self.incarnation
+                found = await self.database.write(
+                    self.own["own_serial"], self.gateway, self.incarnation, places=self._place
                 )
-            except (ShardUnavailableError, StoreError) as error:
+            except (ShardUnavailableError, StoreError, *ERRORS) as error:
                 if time.monotonic() >= tell_at_s and not self.on_doubt():
                     raise CommitUnknownError(str(error)) from error
                 await asyncio.sleep(PROBE_S)

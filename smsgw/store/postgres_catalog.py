@@ -151,7 +151,7 @@ class PostgresCatalog:
 
     async def _do(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with _reachable():
-            return await self.database.fetch(self._sql[statement], *parameters)
+            return await self.database.write(self._sql[statement], *parameters)
 
     async def close(self) -> None:
         """Do nothing: its database is closed by its owner."""

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from ssl import SSLError
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from smsgw.errors import StoreError
@@ -47,12 +47,14 @@ _READ_AT_ONCE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 AGAIN: Final = frozenset({"40001", "40P01"})
 """Serialization failure, deadlock: the transaction may be tried again."""
+TRIES: Final = 8
+"""How often something is tried: another gateway may be in its way, or a connection break."""
 UNIQUE: Final = "23505"
 UNDEFINED_TABLE: Final = "42P01"
 USURPED: Final = "SG001"
 # Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
 _PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
-_PASSING_CODES: Final = frozenset({"25006", "55P03", "25P03", "25P04"})
+_PASSING_CODES: Final = frozenset({"25006", "55P03", "25P03", "25P04"}) | AGAIN
 
 # One host, or several, each with a port or none.
 _HOST: Final = r"(?:[^\s:@\[\]]*|\[[\da-fA-F:.]+\])(?::\d*)?"
@@ -67,6 +69,7 @@ ERRORS: Final = (
 )
 """What a call to the server may end in."""
 
+T = TypeVar("T")
 Connection = Any
 """An ``asyncpg.Connection``; asyncpg brings no types."""
 
@@ -293,51 +296,83 @@ class Database:
             yield connection
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, begin: str) -> AsyncIterator[Connection]:
-        async with self.connection() as connection:
+    async def _transaction(
+        self, begin: str, places: Places | None = None
+    ) -> AsyncIterator[Connection]:
+        async with self.connection(places) as connection:
             try:
                 await connection.execute(begin)
                 yield connection
                 await connection.execute("COMMIT")
             except ShardUnavailableError as error:
-                raise ShardUnavailableError(f"{self.name}: {error}") from error
+                raise ShardUnavailableError(f"{self.name}: {error}") from error.__cause__
             except ERRORS as error:
                 if is_passing(error, connection):
                     raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
                 raise
 
     async def fetch(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of one statement.
+        """The rows of one statement that only reads.
 
         Raises:
             ShardUnavailableError: the server cannot answer now.
         """
         return await self._fetch(self._shared, statement, parameters)
 
-    async def look(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The same, with a connection that is not shared.
+    async def write(
+        self, statement: str, *parameters: Any, places: Places | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows of one statement that writes, or locks.
+
+        It sees what others have committed while it waited, whatever is the default where it runs.
 
         Raises:
-            ShardUnavailableError: the server cannot answer now.
+            ShardUnavailableError: the server cannot do so now.
         """
-        return await self._fetch(self._beside, statement, parameters)
+        begin = begin_alone(self.settings.lease_s, self.version)
+
+        async def work() -> list[tuple[Any, ...]]:
+            self.on_trips(2)
+            self.queried()
+            async with self._transaction(begin, places) as connection:
+                return await fetch(connection, statement, *parameters)
+
+        return await _until_nobody_is_in_the_way(work)
+
+    async def look(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What a gateway asks again and again: whatever goes wrong may be right the next time.
+
+        Raises:
+            ShardUnavailableError: the server does not answer now.
+        """
+        with self._passing():
+            return await self._fetch(self._beside, statement, parameters)
 
     async def beat(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a statement of this gateway's own, with a connection that is not shared.
+        """What a gateway tells again and again, see ``look``.
 
         Raises:
             ShardUnavailableError: the server cannot be told now.
         """
-        self.queried()
-        async with self.connection(self._beside) as connection:
-            return await fetch(connection, statement, *parameters)
+        with self._passing():
+            return await self.write(statement, *parameters, places=self._beside)
 
     async def _fetch(
         self, places: Places, statement: str, parameters: Sequence[Any]
     ) -> list[tuple[Any, ...]]:
-        self.queried()
-        async with self.connection(places) as connection:
-            return await fetch(connection, statement, *parameters)
+        async def work() -> list[tuple[Any, ...]]:
+            self.queried()
+            async with self.connection(places) as connection:
+                return await fetch(connection, statement, *parameters)
+
+        return await _until_nobody_is_in_the_way(work)
+
+    @contextlib.contextmanager
+    def _passing(self) -> Iterator[None]:
+        try:
+            yield
+        except ERRORS as error:
+            raise ShardUnavailableError(f"{self.name}: {sentence(error)}") from error
 
     def queried(self) -> None:
         """Count a statement with parameters."""
@@ -388,6 +423,16 @@ async def fetch_value(connection: Connection, before: str, query: str) -> bytes:
     # Its public methods for that send nothing but the COPY.
     await connection._copy_out(script.removeprefix("; "), keep, None)
     return b"".join(chunks)[_COPY_HEAD_BYTES:-_COPY_TAIL_BYTES]
+
+
+async def _until_nobody_is_in_the_way(work: Callable[[], Awaitable[T]]) -> T:
+    for _ in range(TRIES - 1):
+        try:
+            return await work()
+        except ShardUnavailableError as error:
+            if code_of(error.__cause__ or error) not in AGAIN:
+                raise
+    return await work()
 
 
 def _keep_alive(connection: Connection) -> None:

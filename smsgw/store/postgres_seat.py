@@ -110,7 +110,7 @@ class Seat:
     async def leave(self) -> None:
         """Give the seat back; where that fails, its lease ends by itself."""
         with contextlib.suppress(ShardUnavailableError, StoreError):
-            await self._database.fetch(self._sql["gateway_leave"], self.number, self.incarnation)
+            await self._database.write(self._sql["gateway_leave"], self.number, self.incarnation)
 
 
 async def _end_moving(
