@@ -535,6 +535,36 @@ async def test_a_changed_count_and_a_directory_of_another_store_are_refused(
     await refuses(files, url, says="holds a store in files")
 
 
+async def test_a_gateway_starts_while_a_dump_is_under_way(
+    url: str, place: postgres.Schema, tmp_path: Path
+) -> None:
+    async with opened(tmp_path, url):
+        pass
+    with postgres.Sql(url) as dump:
+        dump.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for (table,) in dump.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables"
+            " WHERE schemaname LIKE 'smsgw%'"
+        ):
+            dump.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+        async with asyncio.timeout(10), opened(tmp_path, url):
+            pass
+
+
+async def test_who_cannot_bring_a_schema_up_to_date_for_others_says_so(
+    url: str, place: postgres.Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "MIGRATE_S", 0)
+    monkeypatch.setattr(connection_module, "_LOCK_WAIT_MS", 1)
+    async with opened(tmp_path, url):
+        pass
+    with contextlib.closing(plain(place)) as other:
+        other.execute("DELETE FROM migration WHERE number > 1")
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE migration IN ROW EXCLUSIVE MODE")
+        await refuses(tmp_path, url, says="schema smsgw_00: canceling .* due to lock timeout")
+
+
 async def test_a_newer_schema_is_refused(url: str, tmp_path: Path) -> None:
     async with opened(tmp_path, url):
         pass

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from ssl import SSLError
 from typing import Any, Final, TypeVar
@@ -31,6 +32,9 @@ COMMAND_S: Final = 15.0
 """How long a call may take that is no proof of everything, and copies nothing."""
 PATIENT_S: Final = 3600.0
 """How long any other call may take."""
+MIGRATE_S: Final = 60.0
+"""How long others may keep a schema from being brought up to date."""
+_LOCK_WAIT_MS: Final = 5_000
 PLACE_S: Final = 15.0
 """How long a call may have to wait for a connection that others use."""
 _BESIDE: Final = 2
@@ -51,6 +55,7 @@ TRIES: Final = 8
 """How often something is tried: another gateway may be in its way, or a connection break."""
 UNIQUE: Final = "23505"
 UNDEFINED_TABLE: Final = "42P01"
+_LOCKED: Final = "55P03"
 USURPED: Final = "SG001"
 # Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
 _PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
@@ -461,10 +466,14 @@ async def migrate(
 ) -> None:
     """Bring a schema up to date, or make it; everything is one transaction.
 
+    Where there is nothing to do nothing is locked: a dump may be under way. Who waits for a lock
+    keeps others waiting behind: so the wait for one is short, but there are several.
+
     Raises:
         StoreError: the schema is newer than this program, or it cannot be made.
     """
     begin = begin_long(database.settings.lease_s)
+    tell_at_s = time.monotonic() + MIGRATE_S
     async with database.connection() as connection:
         while True:
             try:
@@ -475,7 +484,11 @@ async def migrate(
             except StoreError as error:
                 raise StoreError(f"{database.name}, schema {schema}: {error.detail}") from None
             except ERRORS as error:
-                raise StoreError(f"{database.name}, schema {schema}: {sentence(error)}") from error
+                if code_of(error) != _LOCKED or time.monotonic() > tell_at_s:
+                    raise StoreError(
+                        f"{database.name}, schema {schema}: {sentence(error)}"
+                    ) from error
+                await _put_in_order(connection)
             else:
                 return
 
@@ -484,21 +497,20 @@ async def _migrate(
     connection: Connection, begin: str, schema: str, steps: list[tuple[int, str, str]], now_ms: int
 ) -> None:
     # The schema's name is our own.
+    if await _steps_done(connection, schema, steps) == len(steps):
+        return
     await connection.execute(
         f"""
         {begin};
         SET LOCAL client_min_messages = warning;
+        SET LOCAL lock_timeout = {_LOCK_WAIT_MS};
         CREATE SCHEMA IF NOT EXISTS {schema};
         CREATE TABLE IF NOT EXISTS {schema}.migration (
             number integer PRIMARY KEY, name text NOT NULL, applied_at_ms bigint NOT NULL);
-        LOCK TABLE {schema}.migration IN ACCESS EXCLUSIVE MODE
+        LOCK TABLE {schema}.migration IN SHARE ROW EXCLUSIVE MODE
         """
     )
-    (done,) = await connection.fetchrow(
-        f"SELECT coalesce(max(number), 0) FROM {schema}.migration"  # noqa: S608
-    )
-    if done > len(steps):
-        raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
+    done = await _steps_done(connection, schema, steps)
     for number, name, script in steps[done:]:
         await connection.execute(script, timeout=PATIENT_S)
         await connection.execute(
@@ -508,3 +520,17 @@ async def _migrate(
             now_ms,
         )
     await connection.execute("COMMIT")
+
+
+async def _steps_done(
+    connection: Connection, schema: str, steps: list[tuple[int, str, str]]
+) -> int:
+    there = "SELECT to_regclass($1) IS NOT NULL"
+    if not (await connection.fetchrow(there, f"{schema}.migration"))[0]:
+        return 0
+    (done,) = await connection.fetchrow(
+        f"SELECT coalesce(max(number), 0) FROM {schema}.migration"  # noqa: S608
+    )
+    if done > len(steps):
+        raise StoreError(f"the schema is at step {done}, this program knows {len(steps)}")
+    return int(done)
