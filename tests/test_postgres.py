@@ -19,6 +19,7 @@ from smsgw.recovery import RecoverFlights, recover_flights
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store import postgres as store_module
 from smsgw.store import postgres_connection as connection_module
+from smsgw.store import postgres_statements as statements_module
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory
@@ -28,7 +29,7 @@ from smsgw.store.postgres_seat import SEATS, Seat
 from smsgw.store.postgres_store import SeatLostError
 from smsgw.store.shards import Shards
 from smsgw.sweeper import CountSpan
-from smsgw.turn import URGENT, Turn
+from smsgw.turn import URGENT, Item, Turn
 from smsgw.worker import Settle
 from tests import postgres
 from tests.conftest import OpenGateway
@@ -372,17 +373,14 @@ async def test_a_gateway_takes_note_of_what_is_committed_while_it_waits(
             other.execute("BEGIN")
             other.execute("UPDATE gateway SET waits = waits")
             asked = asyncio.ensure_future(work())
-            await waits_for_a_lock(seen)
+            await waits_for(seen, "wait_event_type = 'Lock'")
             other.execute("COMMIT")
             await asked
 
 
-async def waits_for_a_lock(sql: postgres.Sql) -> None:
+async def waits_for(sql: postgres.Sql, event: str) -> None:
     """Return once somebody does."""
-    waiting = (
-        "SELECT FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
+    waiting = f"SELECT FROM pg_stat_activity WHERE datname = current_database() AND {event}"
     while not await asyncio.to_thread(sql.execute, waiting):
         pass
 
@@ -812,6 +810,47 @@ async def test_a_gateway_whose_place_was_taken_ends(store: PostgresShard, open_o
     await open_one(gateway=0)
     with pytest.raises(CommitUnknownError, match="taken the place of gateway 0"):
         await turn(store, admit())
+
+
+async def test_who_stands_still_while_it_is_answered_is_cut_off_once_its_lease_is_over(
+    open_one: Open, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements_module, "_LOCK_WAIT_MS", 20)
+    frozen, other = [await open_one(lease_s=0.5) for _ in range(2)]
+    await turn(other, AddClient(CLIENT, "test", 1, 1000))
+    # More than there is room for on the way.
+    await turn(other, admit(text="x" * 16_000_000))
+    (message,) = (await turn(other, claim(other))).claims
+    with receiving_nothing(frozen):
+        stuck = asyncio.ensure_future(turn(frozen, settle(message)))
+        with postgres.Sql(url) as sql:
+            await waits_for(sql, "wait_event = 'ClientWrite'")
+        async with asyncio.timeout(20):
+            await until_available(other, Adjust(CLIENT, 1, None, None))
+        again = await open_one(0, lease_s=0.5)
+        await turn(again, Adjust(CLIENT, 1, None, None))
+    with pytest.raises(CommitUnknownError, match="another process"):
+        await stuck
+
+
+@contextlib.contextmanager
+def receiving_nothing(store: PostgresShard) -> Iterator[None]:
+    """The only connection of a shard that does nothing is not read from."""
+    (connection,) = store.database._idle
+    connection._transport.pause_reading()
+    try:
+        yield
+    finally:
+        connection._transport.resume_reading()
+
+
+async def until_available(store: PostgresShard, item: Item) -> None:
+    """A turn, as often as it takes until there is nothing in its way."""
+    done = False
+    while not done:
+        with contextlib.suppress(ShardUnavailableError):
+            await turn(store, item)
+            done = True
 
 
 async def test_two_gateways_that_sweep_count_everything_once(

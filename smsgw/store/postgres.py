@@ -29,6 +29,7 @@ from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResu
 from smsgw.store.postgres_audit import audit
 from smsgw.store.postgres_connection import (
     ERRORS,
+    LOCKED,
     TRIES,
     UNIQUE,
     Database,
@@ -123,6 +124,8 @@ class PostgresShard:
             await self._make_functions()
             await self._check_identity(identity)
             lease_s = database.settings.lease_s
+            # It may be ourselves who stood still.
+            await self._end_overdue()
             if not await database.write(self.own["own_enter"], gateway, incarnation, lease_s):
                 raise StoreError(f"{database.name}: another process is gateway {gateway}")
             ((last,),) = await database.fetch(self.own["numbers_last"])
@@ -204,15 +207,25 @@ class PostgresShard:
                 failure = failed.__cause__
             except Broken as broken:
                 failure = broken.__cause__
-            except ShardUnavailableError:
+            except ShardUnavailableError as error:
                 self.kept.clear()
-                raise
+                if code_of(error.__cause__ or error) != LOCKED or not await self._end_overdue():
+                    raise
+                failure = error.__cause__
             except StoreError as error:
                 raise ShardUnavailableError(error.detail) from error
             # Transaction ids may mean something else where another server has taken over.
             self.kept.clear()
         why = sentence(failure) if failure is not None else ""
         raise ShardUnavailableError(f"{self.database.name}: no turn comes to its end: {why}")
+
+    async def _end_overdue(self) -> bool:
+        """Whether a gateway that stands still in a turn was cut off from the server."""
+        lease_s = self.database.settings.lease_s
+        try:
+            return bool(await self.database.look(self.own["overdue_end"], lease_s))
+        except (ShardUnavailableError, StoreError):
+            return False
 
     async def look(self) -> dict[QueueKey, int]:
         """Learn what other gateways have changed; returns the lowest rank of each queue.

@@ -55,7 +55,7 @@ TRIES: Final = 8
 """How often something is tried: another gateway may be in its way, or a connection break."""
 UNIQUE: Final = "23505"
 UNDEFINED_TABLE: Final = "42P01"
-_LOCKED: Final = "55P03"
+LOCKED: Final = "55P03"
 USURPED: Final = "SG001"
 # Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
 _PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
@@ -484,7 +484,7 @@ async def migrate(
             except StoreError as error:
                 raise StoreError(f"{database.name}, schema {schema}: {error.detail}") from None
             except ERRORS as error:
-                if code_of(error) != _LOCKED or time.monotonic() > tell_at_s:
+                if code_of(error) != LOCKED or time.monotonic() > tell_at_s:
                     raise StoreError(
                         f"{database.name}, schema {schema}: {sentence(error)}"
                     ) from error

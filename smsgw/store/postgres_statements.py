@@ -100,7 +100,8 @@ def begin(lease_s: float, version: int) -> str:
     """What begins a turn.
 
     One that stands still is ended by the server before its lease is. A session is not idle where a
-    statement was prepared and not yet carried out: that, only servers from 17 on end.
+    statement was prepared and not yet carried out: that, only servers from 17 on end. None ends one
+    that waits for its client to take an answer: see ``overdue_end``.
     """
     return f"{begin_alone(lease_s, version)}; SET LOCAL lock_timeout = {_LOCK_WAIT_MS}"
 

@@ -80,3 +80,14 @@ SELECT json_build_object(
     'ended', (
         SELECT json_agg(number) FROM shard.message
         WHERE number = ANY ($1::bigint[]) AND status >= 10));
+
+-- name: overdue_end
+-- End what gateways have begun here longer ago than a lease, and stand still in. A turn locks its
+-- gateway's row before all else, so that by then its lease has not been renewed, and is over. The
+-- server ends most of these itself, but not one whose gateway stopped while it was being answered.
+SELECT pg_terminate_backend(a.pid)
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.mode = 'RowShareLock' AND l.granted
+  AND l.relation = 'shard.gateway'::regclass AND a.datname = current_database()
+  AND a.usename = current_user AND a.pid <> pg_backend_pid()
+  AND a.xact_start < clock_timestamp() - $1::double precision * interval '1 second';
