@@ -441,6 +441,41 @@ async def test_answers_are_missed_in_time_while_another_server_does_not_answer(
         await gateway.close()
 
 
+@pytest.mark.parametrize("setting", ["fsync", "synchronous_commit", "full_page_writes"])
+async def test_a_server_that_may_lose_commits_from_now_on_is_given_none(
+    server: postgres.OwnServer, setting: str
+) -> None:
+    name = await asyncio.to_thread(new_database, server)
+    store = await postgres.open_shard(postgres.Schema(server.url(database=name)), IDENTITY)
+    item = Write(("meta_set", ("probe", 1)))
+
+    async def change(sql: str, *, into: str) -> None:
+        with postgres.Sql(server.url()) as connection:
+            connection.execute(sql)
+        await asyncio.to_thread(server.reload)
+        while await store.database.fetch(f"SHOW {setting}") != [(into,)]:
+            pass
+
+    await turn(store, item)
+    try:
+        await change(f"ALTER SYSTEM SET {setting} = off", into="off")
+        with pytest.raises(ShardUnavailableError, match=f"reach_.* has {setting} = off"):
+            await turn(store, item)
+        with pytest.raises(ShardUnavailableError, match=f"has {setting} = off"):
+            await connects_again(store)
+    finally:
+        await change(f"ALTER SYSTEM RESET {setting}", into="on")
+    await turn(store, item)
+    await store.close()
+
+
+async def connects_again(store: PostgresShard) -> None:
+    """A turn over a new connection."""
+    for connection in store.database._idle:
+        connection.terminate()
+    await turn(store, Write(("meta_set", ("probe", 1))))
+
+
 @pytest.mark.parametrize(
     "sent",
     [

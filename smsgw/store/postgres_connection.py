@@ -229,6 +229,7 @@ class Database:
                 "SELECT current_setting('server_version_num')::integer AS version,"
                 " current_setting('fsync') AS fsync,"
                 " current_setting('synchronous_commit') AS synchronous_commit,"
+                " current_setting('full_page_writes') AS full_page_writes,"
                 " current_setting('server_encoding') AS encoding,"
                 " pg_is_in_recovery() AS standby",
                 timeout=CONNECT_S,
@@ -239,16 +240,17 @@ class Database:
         if found["version"] < VERSION_MIN:
             old = found["version"] // 10_000
             raise StoreError(f"{self.name} is PostgreSQL {old}; 14 or newer is needed")
-        for setting in ("fsync", "synchronous_commit"):
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             if found[setting] == "off":
-                raise StoreError(
-                    f"{self.name} has {setting} = off: it would lose what was promised;"
-                    " set it to on"
-                )
+                raise StoreError(self.unsafe(setting))
         if found["encoding"] != "UTF8":
             raise StoreError(f"{self.name} has the encoding {found['encoding']}, not UTF8")
         if found["standby"]:
             raise ShardUnavailableError(f"{self.name} is a standby: it cannot be written")
+
+    def unsafe(self, setting: str) -> str:
+        """What is said where a setting of the server is off that must not be."""
+        return f"{self.name} has {setting} = off: it would lose what was promised; set it to on"
 
     @contextlib.asynccontextmanager
     async def connection(self, places: Places | None = None) -> AsyncIterator[Connection]:

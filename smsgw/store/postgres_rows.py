@@ -36,6 +36,7 @@ class Loaded:
         self.counted_to: int = document["counted_to"]
         self.floor: int = document["floor"]
         self.xid: int = document["xid"]
+        self.unsafe: list[str] = document["unsafe"] or []
 
 
 class Kept:

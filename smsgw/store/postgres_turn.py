@@ -156,6 +156,9 @@ class Attempt:
         asked |= await self._answers(connection, late)
         begun_s = time.perf_counter()
         loaded = rows.parse(document)
+        for setting in loaded.unsafe:
+            # It may have been changed after we connected.
+            raise ShardUnavailableError(shard.database.unsafe(setting))
         shard.numbers.above(loaded.floor)
         turn = Turn(self._now_ms, shard.numbers, loaded.flows, self._virtual, loaded.counted_to)
         turn.asked = asked

@@ -118,6 +118,10 @@ BEGIN
         'busy_messages', (
             SELECT json_agg(number) FROM shard.message
             WHERE cardinality(busy) > 0 AND number = ANY (message_numbers) AND client = ANY (busy)),
+        'unsafe', (
+            SELECT json_agg(name)
+            FROM unnest(ARRAY['fsync', 'synchronous_commit', 'full_page_writes']) AS name
+            WHERE current_setting(name) = 'off'),
         'accounts', (
             SELECT json_agg(json_build_array(
                 number, encode(id, 'hex'), slot, name, weight, created_at_ms, credits_cents,
