@@ -18,8 +18,10 @@ from smsgw.models import Lane, Message, Outcome, Rules, Status, Verdict
 from smsgw.recovery import RecoverFlights, recover_flights
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store import postgres as store_module
+from smsgw.store import postgres_audit as audit_module
 from smsgw.store import postgres_connection as connection_module
 from smsgw.store import postgres_statements as statements_module
+from smsgw.store.audit import FINDINGS_MAX
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory
@@ -596,6 +598,23 @@ async def test_a_wrong_count_is_found(
     assert findings(place) == []
     rows(place, change)
     assert {name for name, _ in findings(place)} == {check}
+
+
+async def test_no_more_findings_come_from_the_server_than_are_told(
+    store: PostgresShard, place: postgres.Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(place, "INSERT INTO queue SELECT 1, 0, n, n, 1, 1 FROM generate_series(1, 300) AS n")
+    came: list[int] = []
+
+    async def watched(*arguments: Any, **more: Any) -> list[tuple[Any, ...]]:
+        found = await connection_module.fetch(*arguments, **more)
+        came.append(len(found))
+        return found
+
+    monkeypatch.setattr(audit_module, "fetch", watched)
+    told = (await store.audit()).findings
+    assert len([one for one in told if one.check == "places"]) == FINDINGS_MAX
+    assert max(came) == FINDINGS_MAX
 
 
 # Seats.

@@ -22,13 +22,13 @@ async def audit(
     Raises:
         ShardUnavailableError: the server cannot answer now.
     """
-    named = statements.audit_statements(schema)
+    named = statements.audit_statements(schema, FINDINGS_MAX)
     found: list[Finding] = []
     for name, sql in named.items():
         if name in (_SUMS, _IDS):
             continue
         step(name)
-        for client, sentence in (await fetch(connection, sql, timeout_s=PATIENT_S))[:FINDINGS_MAX]:
+        for client, sentence in await fetch(connection, sql, timeout_s=PATIENT_S):
             ids = await fetch(connection, named[_IDS], client)
             found.append(Finding(shard, uuid_text(ids[0][0]) if ids else None, name, sentence))
     sums = await fetch(connection, named[_SUMS], timeout_s=PATIENT_S)
