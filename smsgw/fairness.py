@@ -193,7 +193,9 @@ class Unshelve(Request):
             return
         for (number,) in rows:
             message = turn.messages[number]
-            rejoin(turn, message, shelf(message.route))
+            # It may have been cancelled in this very turn.
+            if message.status == Status.QUEUED and message.route < 0:
+                rejoin(turn, message, shelf(message.route))
         self.answer = len(rows)
 
 

@@ -65,6 +65,9 @@ class Reroute(Request):
         rows = turn.ask("message_on_route", self.route, *self.after, STEP_MAX)
         for number, _, _ in rows:
             message = turn.messages[number]
+            if message.status != Status.QUEUED or message.route != self.route:
+                # This very turn has cancelled it, or handed it over.
+                continue
             route = self.routing.route(message.recipient)
             if route != message.route:
                 fairness.rejoin(turn, message, route)

@@ -4,12 +4,13 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import asyncpg
 import pytest
 
-from smsgw.accounts import AddClient, Adjust, Cancel
+from smsgw.accounts import AddClient, Adjust, Cancel, PauseClient
 from smsgw.admission import Accepted, Admit, AdmitBatch, Draft
 from smsgw.errors import (
     BacklogFull,
@@ -19,10 +20,12 @@ from smsgw.errors import (
     UnknownClient,
     UnknownMessage,
 )
-from smsgw.fairness import Claim, Grant
+from smsgw.fairness import Claim, Grant, Unshelve
 from smsgw.models import Lane, Message, Rules, Status
+from smsgw.recovery import Reroute
+from smsgw.routing import Routing
 from smsgw.store.base import ShardStore, ShardUnavailableError
-from smsgw.turn import Item, Turn, Wants, Write
+from smsgw.turn import Item, Request, Turn, Wants, Write
 from tests import postgres
 from tests.records import CLIENT, NOW_MS, RULES, a_message
 from tests.stores import (
@@ -422,3 +425,51 @@ async def test_money_must_belong_to_a_client(store: ShardStore) -> None:
     result = await turn(store, Stray())
     assert isinstance(result.errors[0], InternalError)
     assert re.search("FOREIGN ?KEY", repr(result.errors[0].__cause__), re.IGNORECASE)
+
+
+class InOneGo(Request):
+    """Two things that are decided as one: if either fails, both do."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, *items: Item) -> None:
+        super().__init__()
+        self.items = items
+
+    def needs(self, wants: Wants) -> None:
+        for item in self.items:
+            item.needs(wants)
+
+    def decide(self, turn: Turn) -> None:
+        for item in self.items:
+            item.decide(turn)
+
+
+async def test_what_was_cancelled_a_moment_before_is_not_brought_back_into_its_queue(
+    store: ShardStore, path: Place
+) -> None:
+    admits = admit(), admit()
+    await turn(store, *admits)
+    await turn(store, PauseClient(CLIENT, paused=True))
+    await turn(store, claim(store))
+    await turn(store, PauseClient(CLIENT, paused=False))
+    gone, waits = (one.answer.message for one in admits)
+    unshelve = Unshelve(CLIENT, 1)
+    result = await turn(store, InOneGo(Cancel(CLIENT, gone.number, gone.id), unshelve))
+    assert (list(result.errors), unshelve.answer) == ([None], 2)
+    assert rows(path, "SELECT route, message FROM queue") == [(0, waits.number)]
+    assert findings(path) == []
+
+
+async def test_what_was_cancelled_a_moment_before_is_not_given_another_route(
+    store: ShardStore, path: Place
+) -> None:
+    admits = admit(), admit()
+    await turn(store, *admits)
+    gone, waits = (one.answer.message for one in admits)
+    to_five = cast(Routing, SimpleNamespace(route=lambda _: 5))
+    reroute = Reroute(0, to_five, (-1, -1, -1))
+    result = await turn(store, InOneGo(Cancel(CLIENT, gone.number, gone.id), reroute))
+    assert list(result.errors) == [None]
+    assert rows(path, "SELECT route, message FROM queue") == [(5, waits.number)]
+    assert findings(path) == []
