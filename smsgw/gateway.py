@@ -15,7 +15,7 @@ from typing import Final
 
 from smsgw.clock import JUMP_MS, Clock, SystemClock
 from smsgw.entrance import Entrance
-from smsgw.errors import StorageUnavailable
+from smsgw.errors import InvalidRequest, StorageUnavailable
 from smsgw.fairness import Allotter, Unshelve
 from smsgw.fleet import Fleet, doubts
 from smsgw.logs import get
@@ -28,6 +28,7 @@ from smsgw.receipts import Receipts
 from smsgw.recovery import recover_flights
 from smsgw.routing import Routing
 from smsgw.settings import Settings, differences
+from smsgw.store.backup import ON_SERVER, Backups, Source
 from smsgw.store.base import SharedStore
 from smsgw.store.directory import DataDirectory, is_volatile
 from smsgw.store.shard import Shard
@@ -130,6 +131,7 @@ class Gateway:
             self.metrics,
             self.receipts.watchers,
         )
+        self.backups = Backups(clock)
         self._sweepers: list[Sweeper] = []
         self._loops: asyncio.Task[None] | None = None
         self._beside: list[asyncio.Task[None]] = []
@@ -327,6 +329,27 @@ class Gateway:
         self.fleet.read_pauses()
         self.worker.wake_soon()
 
+    def back_up(self, target: Path) -> None:
+        """Begin a backup.
+
+        Raises:
+            InvalidRequest: the store is not in files.
+            AlreadyExists: another one is being made.
+            ShuttingDown: the gateway stops.
+        """
+        catalog = self.shards.catalog
+        if self.shards.server is not None:
+            raise InvalidRequest(ON_SERVER)
+        source = Source(
+            self.directory.path,
+            catalog.store_id,
+            catalog.epoch,
+            catalog.shards,
+            self.directory.key(),
+            self.settings.store.free_bytes_min,
+        )
+        self.backups.start(source, target)
+
     async def reload(self, settings: Settings) -> None:
         """Take over what may change while the gateway runs: the operators.
 
@@ -391,6 +414,7 @@ class Gateway:
     async def drain(self) -> None:
         """Take nothing new, and wait for what is in flight."""
         self.entrance.closed = True
+        await self.backups.close()
         if self.serving:
             self.serving = False
             await self.worker.drain(self.settings.server.shutdown_s)

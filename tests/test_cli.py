@@ -168,6 +168,8 @@ def test_the_commands_are_those_we_promise() -> None:
         "migrate",
         "config show",
         "config check",
+        "backup",
+        "restore",
         "version",
     }
 

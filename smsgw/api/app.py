@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smsgw.api.accounts import AccountRoutes
 from smsgw.api.admin import AdminRoutes
+from smsgw.api.backups import BackupRoutes
 from smsgw.api.docs import docs_routes
 from smsgw.api.edge import Edge
 from smsgw.api.messages import MessageRoutes
@@ -91,5 +92,10 @@ def short_way(gateway: Gateway) -> Handle:
 def admin_app(gateway: Gateway) -> ASGIApp:
     """The application for the Unix socket and the command line: everything."""
     admin = AdminRoutes(gateway, Archive(gateway.shards))
-    routes = [*public_routes(gateway), *admin.routes(), *ProviderRoutes(gateway).routes()]
+    routes = [
+        *public_routes(gateway),
+        *admin.routes(),
+        *ProviderRoutes(gateway).routes(),
+        *BackupRoutes(gateway).routes(),
+    ]
     return Edge(HotRoute(routes), gateway.metrics.http)

@@ -381,3 +381,11 @@ class PauseRequest(Body):
 
     client_id: Identifier | None = None
     provider: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = None
+
+
+class BackupRequest(Body):
+    """Where a backup goes."""
+
+    directory: Annotated[
+        str, StringConstraints(min_length=1, max_length=4096, pattern=NO_NUL_PATTERN)
+    ]

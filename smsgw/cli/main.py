@@ -10,7 +10,17 @@ from typing import Annotated, Any, Final
 import typer
 
 from smsgw import __version__
-from smsgw.cli import benches, clients, messages, migrate, operations, output, providers, shards
+from smsgw.cli import (
+    backups,
+    benches,
+    clients,
+    messages,
+    migrate,
+    operations,
+    output,
+    providers,
+    shards,
+)
 from smsgw.cli.options import PROGRAM, Invocation, placed
 from smsgw.errors import SmsgwError
 
@@ -58,6 +68,8 @@ app.command()(operations.audit)
 app.command()(operations.status)
 app.add_typer(shards.shards, name="shards")
 app.command()(migrate.migrate)
+app.command()(backups.backup)
+app.command()(backups.restore)
 app.add_typer(operations.config, name="config")
 app.add_typer(benches.bench, name="bench")
 app.command()(operations.version)

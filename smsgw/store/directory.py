@@ -5,8 +5,10 @@ import ctypes.util
 import fcntl
 import os
 import secrets
+import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -19,6 +21,11 @@ CATALOG: Final = "catalog.db"
 """Where it is there, the store is in files."""
 NEW_CATALOG: Final = "catalog.new"
 """The catalog of files that a store is being copied into."""
+KEY: Final = "otp.key"
+MANIFEST: Final = "backup.json"
+"""Where it is there, a directory is a backup, and not one to work in."""
+RESTORING: Final = "restore.new"
+"""What is being restored is in this folder; where there is no catalog beside it, not all of it."""
 _SERVER_STORE: Final = "postgresql.id"
 _KEPT: Final = "files-"
 """A store's files that have moved into PostgreSQL are kept in a folder named so, and the time."""
@@ -51,18 +58,23 @@ class DataDirectory:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, purpose: str, wait_s: float = LOCK_WAIT_S) -> "DataDirectory":
+    def open(
+        cls, path: Path, purpose: str, wait_s: float = LOCK_WAIT_S, *, restoring: bool = False
+    ) -> "DataDirectory":
         """Make the directory if need be, check its file system, take its lock.
 
         Args:
             path: where to.
             purpose: what holds the lock, for the message that another process shows.
             wait_s: how long to wait for the lock.
+            restoring: whether it may be half restored.
 
         Raises:
             LockHeld: naming the process that holds it.
-            StoreError: when the place is not fit for a store.
+            StoreError: when the place is not fit for a store, or holds only a part of one.
         """
+        if (path / MANIFEST).exists():
+            raise StoreError(f"{path} is a backup: smsgw restore makes a data directory from it")
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             (path / "shards").mkdir(mode=0o700, exist_ok=True)
@@ -86,7 +98,27 @@ class DataDirectory:
         lock.truncate()
         lock.write(f"smsgw {purpose}, process {os.getpid()}\n")
         lock.flush()
-        return cls(path, lock)
+        self = cls(path, lock)
+        if not restoring:
+            try:
+                self._be_restored()
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def _be_restored(self) -> None:
+        """Refuse what is half restored; what is restored but not tidied is tidied.
+
+        Raises:
+            StoreError: it is.
+        """
+        if (self.path / RESTORING).exists():
+            if not (self.path / CATALOG).exists():
+                raise StoreError(
+                    f"{self.path} is half restored: call smsgw restore again to end it"
+                )
+            self.end_restoring()
 
     def close(self) -> None:
         """Give the lock back."""
@@ -132,9 +164,9 @@ class DataDirectory:
         if not path.exists():
             fresh = path.with_suffix(".new")
             fresh.write_text(f"{store_id}\n", "ascii")
-            _flush(fresh)
+            flush(fresh)
             fresh.rename(path)
-            _flush(self.path)
+            flush(self.path)
 
     def check_no_server(self) -> None:
         """Refuse to begin a store in files where one in PostgreSQL was used.
@@ -165,8 +197,8 @@ class DataDirectory:
         kept = self.path / f"{_KEPT}{now_ms}"
         kept.mkdir(mode=0o700)
         (self.path / CATALOG).rename(kept / CATALOG)
-        _flush(kept)
-        _flush(self.path)
+        flush(kept)
+        flush(self.path)
 
     def set_aside(self) -> Path | None:
         """Put the shards' files beside the catalog that was taken out of use, if it was just now.
@@ -178,15 +210,79 @@ class DataDirectory:
             if not (kept / "shards").exists():
                 (self.path / "shards").rename(kept / "shards")
                 (self.path / "shards").mkdir(mode=0o700)
-                _flush(self.path)
+                flush(self.path)
             return kept
         return None
 
     def take_files(self) -> None:
         """Bring a new catalog into use: from this moment the store is in files."""
-        _flush(self.path / "shards")
+        flush(self.path / "shards")
         (self.path / NEW_CATALOG).rename(self.path / CATALOG)
-        _flush(self.path)
+        flush(self.path)
+
+    def begin_restoring(self, manifest: str, key: bytes) -> Path:
+        """Make the folder for what is restored; what an interrupted restore has left is removed.
+
+        Args:
+            manifest: of the backup.
+            key: the secret in the backup.
+
+        Returns:
+            The folder.
+
+        Raises:
+            StoreError: something of a store is there.
+        """
+        folder, shards, own = self.path / RESTORING, self.path / "shards", self.path / KEY
+        must_hold_no_store(self.path)
+        if own.exists() and own.read_bytes() != key:
+            raise StoreError(f"{own} is not that of the backup: nothing was restored")
+        if folder.exists():
+            # Since that folder was made, nobody could make anything here but a restore.
+            for old in shards.glob("*.db"):
+                old.unlink()
+            shutil.rmtree(folder)
+        for old in (self.path / NEW_CATALOG, *sorted(shards.glob("*.db"))):
+            if old.exists():
+                raise StoreError(f"{old} is in the way: nothing was restored")
+        folder.mkdir(mode=0o700)
+        (folder / "shards").mkdir(mode=0o700)
+        (folder / MANIFEST).write_text(manifest, "utf-8")
+        for log in (*self.path.glob("catalog.db-*"), *shards.glob("*.db-*")):
+            # SQLite would take the log of another file for that of the one that comes.
+            log.unlink()
+        flush(self.path)
+        return folder
+
+    def take_restored(
+        self, addresses: Sequence[str], step: Callable[[str, int, int], None]
+    ) -> None:
+        """Bring what was restored into use; the store is there once its catalog is, the last one.
+
+        Args:
+            addresses: of the shards.
+            step: told after each.
+        """
+        folder = self.path / RESTORING
+        for address in (*addresses, KEY):
+            (folder / address).rename(self.path / address)
+            step(f"{address} is in place", 0, 0)
+        flush(self.path / "shards")
+        flush(self.path)
+        (folder / CATALOG).rename(self.path / CATALOG)
+        flush(self.path)
+
+    def is_restored(self, manifest: str) -> bool:
+        """Whether exactly this backup was restored, and nobody has used it since."""
+        kept = self.path / RESTORING / MANIFEST
+        if not (self.path / CATALOG).exists() or not kept.exists():
+            return False
+        return kept.read_text("utf-8") == manifest
+
+    def end_restoring(self) -> None:
+        """Remove the folder of what was restored."""
+        shutil.rmtree(self.path / RESTORING)
+        flush(self.path)
 
     def key(self) -> bytes:
         """The secret from which codes are derived; made once, readable by its owner only.
@@ -194,7 +290,7 @@ class DataDirectory:
         Raises:
             StoreError: when others may read it, or it is not whole.
         """
-        path = self.path / "otp.key"
+        path = self.path / KEY
         if not path.exists():
             fresh = path.with_suffix(".new")
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -216,7 +312,7 @@ class DataDirectory:
         return stat.f_bavail * stat.f_frsize
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have a file, or the names in a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -248,8 +344,18 @@ def refuse_network(path: Path) -> None:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a directory is one of a store, wherever that is."""
-    return (path / CATALOG).exists() or (path / _SERVER_STORE).exists()
+    """Whether a directory is one of a store, wherever that is, or of a part of one."""
+    return any((path / name).exists() for name in (CATALOG, _SERVER_STORE, RESTORING))
+
+
+def must_hold_no_store(path: Path) -> None:
+    """Refuse to restore where something would be overwritten.
+
+    Raises:
+        StoreError: there is a store, here or in PostgreSQL.
+    """
+    if (path / CATALOG).exists() or (path / _SERVER_STORE).exists():
+        raise StoreError(f"{path} holds a store already: nothing was restored")
 
 
 def is_volatile(path: Path) -> bool:
