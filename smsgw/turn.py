@@ -249,7 +249,7 @@ class Item:
     the turn before it is sure. The answer is given to ``done`` after the commit.
     """
 
-    __slots__ = ("answer", "refusal")
+    __slots__ = ("answer", "postponed", "refusal")
 
     priority: int = REQUEST
     """``URGENT`` items go first, then ``OUTCOME``, then ``REQUEST``."""
@@ -263,6 +263,8 @@ class Item:
     def __init__(self) -> None:
         self.answer: Any = None
         self.refusal: SmsgwError | None = None
+        self.postponed = 0
+        """How many turns have left it for the next."""
 
     def needs(self, wants: Wants) -> None:
         """Name the rows that ``decide`` looks at."""

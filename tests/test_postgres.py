@@ -25,10 +25,11 @@ from smsgw.store.audit import FINDINGS_MAX
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError
 from smsgw.store.catalog import PAUSE_ALL
 from smsgw.store.directory import DataDirectory
-from smsgw.store.postgres import POSTPONED_MAX, PostgresShard
+from smsgw.store.postgres import PostgresShard
 from smsgw.store.postgres_connection import Database
 from smsgw.store.postgres_seat import SEATS, Seat
 from smsgw.store.postgres_store import SeatLostError
+from smsgw.store.postgres_turn import POSTPONED_MAX
 from smsgw.store.shards import Shards
 from smsgw.sweeper import CountSpan
 from smsgw.turn import URGENT, Item, Turn
@@ -956,10 +957,17 @@ class Code(Adjust):
         super().__init__(client, -1, None, None)
 
 
-async def test_a_code_waits_for_its_client_and_for_no_other_turn(
+async def test_a_code_waits_for_its_own_client_and_for_no_other(
     store: PostgresShard, place: postgres.Schema
 ) -> None:
     await turn(store, AddClient(OTHER, "other", 1, 100))
+    free, busy = Code(OTHER), admit()
+    with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
+        sql.execute("BEGIN")
+        sql.execute("SELECT 1 FROM client WHERE number = 1 FOR UPDATE")
+        assert (await store.turn([free, busy], NOW_MS, {})).postponed == [busy]
+        sql.execute("COMMIT")
+    assert free.answer is not None
     code, beside = Code(CLIENT), admit(OTHER)
     with contextlib.closing(postgres.Sql(place.url, place.name)) as sql:
         sql.execute("BEGIN")

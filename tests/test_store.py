@@ -396,6 +396,21 @@ async def test_outcomes_do_not_keep_requests_out() -> None:
     assert clients(inbox.take(8)) == [2] * 8
 
 
+async def test_what_a_turn_left_out_is_in_the_next_whoever_waits() -> None:
+    room = Room(100)
+    inbox = Inbox(room, 50)
+    for client in range(1, 31):
+        inbox.add(Named(client))
+    first = inbox.take(4)
+    inbox.put_back([first[2], report := Report(31)])
+    assert (len(inbox), room.count, inbox.presses) == (28, 27, True)
+    assert inbox.take(2) == [first[2], report]
+    assert room.count == 26
+    inbox.put_back([first[2], report])
+    assert first[2] in inbox.clear()
+    assert (inbox.take(2), room.count) == ([report], 0)
+
+
 async def test_what_could_not_be_stored_goes_back_to_its_place() -> None:
     inbox = Inbox(Room(100), 1)
     for client in (1, 2, 3):

@@ -20,12 +20,14 @@ class Inbox:
         self._outcomes_many = outcomes_many
         self._urgent: deque[Item] = deque()
         self._outcomes: deque[Item] = deque()
+        self._again: deque[Item] = deque()
         self._impatient = False
         self._requests: dict[bytes, deque[Request]] = {}
         self._count = 0
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._outcomes) + self._count
+        again = sum(item.priority == OUTCOME for item in self._again)
+        return len(self._urgent) + len(self._outcomes) + again + self._count
 
     @property
     def of_clients(self) -> int:
@@ -48,6 +50,7 @@ class Inbox:
         return bool(
             self._count
             or self._urgent
+            or self._again
             or self._impatient
             or len(self._outcomes) >= self._outcomes_many
         )
@@ -89,18 +92,17 @@ class Inbox:
 
     def put_back(self, items: Sequence[Item]) -> None:
         """Let items that a turn has postponed be the first of the next."""
-        for item in reversed(items):
-            if item.priority == OUTCOME:
-                self._outcomes.appendleft(item)
-            else:
-                assert isinstance(item, Request)
-                self._requests.setdefault(item.client_id, deque()).appendleft(item)
-                self._count += 1
-                self._room.count += 1
+        self._again.extendleft(reversed(items))
+        requests = sum(item.priority != OUTCOME for item in items)
+        self._count += requests
+        self._room.count += requests
 
     def clear(self) -> list[Item]:
         """Take out and return everything but outcomes."""
         items: list[Item] = list(self._urgent)
+        self.give_back([item for item in self._again if item.priority == OUTCOME])
+        items += [item for item in self._again if item.priority != OUTCOME]
+        self._again.clear()
         for queue in self._requests.values():
             items += queue
         self._room.urgent -= len(self._urgent)
@@ -119,6 +121,13 @@ class Inbox:
         items: list[Item] = list(self._urgent)
         self._urgent.clear()
         units = 0
+        while self._again and units < units_max:
+            item = self._again.popleft()
+            units += item.units
+            items.append(item)
+            if item.priority != OUTCOME:
+                self._count -= 1
+                self._room.count -= 1
         self._impatient = self._impatient and len(self._outcomes) > units_max
         # Outcomes never take all of a turn, so that they cannot keep requests out.
         limit = units_max if not self._requests else max(1, units_max * 3 // 4)

@@ -40,12 +40,10 @@ from smsgw.store.postgres_connection import (
 )
 from smsgw.store.postgres_reach import Reach
 from smsgw.store.postgres_turn import Again, Attempt, Broken, InDoubt, OneFailed
-from smsgw.turn import URGENT, Item, QueueKey, Turn
+from smsgw.turn import Item, QueueKey, Turn
 
 DOUBT_S: Final = 2.0
 PROBE_S: Final = 0.25
-POSTPONED_MAX: Final = 3
-"""How many turns leave an item out before one waits for its client's lock."""
 _CLIENTS_MAX: Final = 50_000
 
 T = TypeVar("T")
@@ -78,7 +76,6 @@ class PostgresShard:
         self.own = statements.gateway_statements(schema, incarnation)
         self.numbers = NumberSource(number, 0, gateway)
         self.kept = rows.Kept()
-        self._postponed: dict[Item, int] = {}
         self._place = database.reserve()
         self._serial = 0
         self._turns = 0
@@ -356,20 +353,6 @@ class PostgresShard:
         except (ShardUnavailableError, StoreError):
             # Then its lease ends by itself.
             return
-
-    def passes_over(self, items: Sequence[Item]) -> bool:
-        """Whether a turn of these items may leave out those whose clients others are at work for.
-
-        None of them waits for ever, and a one-time code waits for no other turn at all.
-        """
-        return all(
-            item.priority != URGENT and self._postponed.get(item, 0) < POSTPONED_MAX
-            for item in items
-        )
-
-    def postpone(self, items: Sequence[Item]) -> None:
-        """Remember what was left out."""
-        self._postponed = {item: self._postponed.get(item, 0) + 1 for item in items}
 
     def next_serial(self) -> int:
         """The number of the next try to write something."""

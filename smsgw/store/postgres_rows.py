@@ -15,6 +15,8 @@ _UNDER_WAY: Final = frozenset({Status.SENDING, Status.SENT})
 _KEPT_MAX: Final = 10_000
 FlowKey = tuple[int, int, int]
 """(client number, route, lane)"""
+KeptMessages = Mapping[int, tuple[int, Message]]
+"""By number: the id of the transaction that has left it so, and the message."""
 
 
 class Loaded:
@@ -64,7 +66,7 @@ class Kept:
         while len(self._messages) > _KEPT_MAX:
             del self._messages[next(iter(self._messages))]
 
-    def give_back(self, kept: Mapping[int, tuple[int, Message]]) -> None:
+    def give_back(self, kept: KeptMessages) -> None:
         """Put back what was taken out and is as it was."""
         self._messages.update(kept)
 
@@ -76,7 +78,7 @@ class Kept:
 class Busy:
     """The clients that other gateways are at work for, as a turn that passes them over learns."""
 
-    def __init__(self, loaded: Loaded, kept: Mapping[int, tuple[int, Message]]) -> None:
+    def __init__(self, loaded: Loaded, kept: KeptMessages) -> None:
         clients = loaded.rows["busy"] or ()
         self._numbers = {number for number, _ in clients}
         self._ids = {bytes.fromhex(identifier) for _, identifier in clients}
@@ -99,7 +101,7 @@ class Busy:
         )
 
 
-def wanted(wants: Wants, kept: Mapping[int, tuple[int, Message]]) -> Sequence[Sequence[Any]]:
+def wanted(wants: Wants, kept: KeptMessages, awaited: Wants) -> Sequence[Sequence[Any]]:
     """The parameters of ``turn_load`` behind the first two, but the last, in its order."""
     keys, codes = list(wants.keys), list(wants.codes)
     heads = list(wants.heads.items())
@@ -118,6 +120,9 @@ def wanted(wants: Wants, kept: Mapping[int, tuple[int, Message]]) -> Sequence[Se
         [count for _, count in heads],
         list(kept),
         [xid for xid, _ in kept.values()],
+        list(awaited.clients),
+        list(awaited.numbers),
+        list(awaited.messages),
     )
 
 
@@ -126,7 +131,7 @@ def parse(document: bytes) -> Loaded:
     return Loaded(json.loads(document))
 
 
-def fill(turn: Turn, wants: Wants, loaded: Loaded, kept: Mapping[int, tuple[int, Message]]) -> None:
+def fill(turn: Turn, wants: Wants, loaded: Loaded, kept: KeptMessages) -> None:
     """Bring what was loaded, and what was kept and is still true, into the turn."""
     rows = loaded.rows
     stale = frozenset(rows["stale"] or ())

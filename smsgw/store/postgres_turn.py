@@ -20,7 +20,7 @@ from smsgw.store.postgres_connection import (
     is_passing,
     sentence,
 )
-from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
+from smsgw.turn import URGENT, Item, QueueKey, Turn, Wants, run_items
 
 if TYPE_CHECKING:
     from smsgw.store.postgres import PostgresShard
@@ -33,6 +33,8 @@ _LOCKED: Final = frozenset({"otp_recent_of"})
 """What is asked once the clients are locked, and shows what other gateways did for them before."""
 _JUDGE: Final = frozenset({"message_in_flight"})
 """What is told who counts as alive: whose lease had not ended at a time."""
+POSTPONED_MAX: Final = 3
+"""How many turns leave an item out before one waits for its client's lock."""
 _SERVER_SHARE: Final = 1.5
 """What a turn costs, for each second of it that is ours; waiting for other gateways is no cost."""
 
@@ -66,10 +68,7 @@ class Attempt:
             Again: another gateway was in the way.
             InDoubt: nobody knows yet whether it was committed.
         """
-        passes_over = self._shard.passes_over(items)
-        turn, loaded = await self._decided(
-            connection, items, self._shard.begin, passes_over=passes_over
-        )
+        turn, loaded = await self._decided(connection, items, self._shard.begin, passes_over=True)
         script = self._script(turn)
         if rest := self._rest(turn):
             await self._run(connection, script)
@@ -149,7 +148,7 @@ class Attempt:
             shard.schema,
             shard.gateway,
             shard.incarnation,
-            rows.wanted(wants, kept),
+            rows.wanted(wants, kept, self._awaited(items, kept)),
             passes_over=passes_over and not asks,
         )
         document = await self._fetch_value(connection, before, call)
@@ -186,6 +185,19 @@ class Attempt:
                 connection, sql, *statements.storable(parameters), *more
             )
         return found
+
+    @staticmethod
+    def _awaited(items: Sequence[Item], kept: rows.KeptMessages) -> Wants:
+        """The needs of those items for whose clients a turn waits, if others are at work for them.
+
+        Of one-time codes, and of what was left out often enough: so nothing waits for ever.
+        """
+        wants = Wants()
+        for item in items:
+            if item.priority == URGENT or item.postponed >= POSTPONED_MAX:
+                item.needs(wants)
+        wants.numbers.update(kept[n][1].client for n in wants.messages & kept.keys())
+        return wants
 
     def _script(self, turn: Turn) -> str:
         """The call that writes a turn; nothing where nothing has changed."""
@@ -282,7 +294,8 @@ class Attempt:
         result = TurnResult(self._errors, work_s=_SERVER_SHARE * self._work_s, commit_s=commit_s)
         shard = self._shard
         result.postponed = self._postponed
-        shard.postpone(self._postponed)
+        for item in self._postponed:
+            item.postponed += 1
         turns = [turn for turn, _ in done]
         if done:
             shard.absorb(*done[-1])

@@ -6,8 +6,9 @@
 -- So nothing else is locked, and what is read after it stays as it is until the commit. In a
 -- function, every statement sees what was committed before that statement.
 --
--- A few clients are in nearly every turn of every gateway. A turn that can wait takes those whose
--- lock is free and is told who is busy; else the gateways would work one after the other.
+-- A few clients are in nearly every turn of every gateway. A turn waits for the locks of some, before
+-- it has any, then takes those that are free and is told who is busy; else the gateways would work
+-- one after the other.
 
 -- name: turn_load
 -- Lock and read what a turn needs: one JSON document, whose rows are lists.
@@ -28,6 +29,9 @@ CREATE FUNCTION shard.turn_load(
     head_counts integer[],
     kept_numbers bigint[],
     kept_xids xid[],
+    awaited_ids bytea[],
+    awaited_numbers bigint[],
+    awaited_messages bigint[],
     passes_over boolean
 ) RETURNS json LANGUAGE plpgsql
 -- Rows are few and known by key, also in a table that has grown since it was planned for.
@@ -52,9 +56,20 @@ BEGIN
         SELECT number FROM shard.client WHERE id = ANY (client_ids)
         UNION SELECT client FROM shard.message WHERE number = ANY (message_numbers)
         UNION SELECT unnest(client_numbers));
+    locked := '{}';
     IF passes_over THEN
-        locked := ARRAY(
-            SELECT number FROM shard.client WHERE number = ANY (wanted)
+        IF cardinality(awaited_ids) + cardinality(awaited_numbers) + cardinality(awaited_messages) > 0
+        THEN
+            locked := ARRAY(
+                SELECT number FROM shard.client WHERE number IN (
+                    SELECT number FROM shard.client WHERE id = ANY (awaited_ids)
+                    UNION SELECT client FROM shard.message WHERE number = ANY (awaited_messages)
+                    UNION SELECT unnest(awaited_numbers))
+                ORDER BY number FOR NO KEY UPDATE);
+        END IF;
+        locked := locked || ARRAY(
+            SELECT number FROM shard.client
+            WHERE number = ANY (wanted) AND number <> ALL (locked)
             ORDER BY number FOR NO KEY UPDATE SKIP LOCKED);
         busy := ARRAY(
             SELECT number FROM shard.client WHERE number = ANY (wanted) AND number <> ALL (locked));
