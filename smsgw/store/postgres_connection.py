@@ -57,6 +57,7 @@ UNIQUE: Final = "23505"
 UNDEFINED_TABLE: Final = "42P01"
 LOCKED: Final = "55P03"
 USURPED: Final = "SG001"
+_IN_THE_WAY: Final = AGAIN | {LOCKED}
 # Classes of errors that are the server's, not the statement's: they pass once their cause is gone.
 _PASSING: Final = frozenset({"08", "53", "57", "58", "XX", "F0"})
 _PASSING_CODES: Final = frozenset({"25006", "55P03", "25P03", "25P04"}) | AGAIN
@@ -466,7 +467,7 @@ async def _put_in_order(connection: Connection) -> None:
 async def migrate(
     database: Database, schema: str, steps: list[tuple[int, str, str]], now_ms: int
 ) -> None:
-    """Bring a schema up to date, or make it; everything is one transaction.
+    """Bring a schema up to date, or make it; every step is a transaction.
 
     Where there is nothing to do nothing is locked: a dump may be under way. Who waits for a lock
     keeps others waiting behind: so the wait for one is short, but there are several.
@@ -479,28 +480,29 @@ async def migrate(
     async with database.connection() as connection:
         while True:
             try:
-                await _migrate(connection, begin, schema, steps, now_ms)
+                if not await _step(connection, begin, schema, steps, now_ms):
+                    return
+                tell_at_s = time.monotonic() + MIGRATE_S
             except asyncpg.UniqueViolationError:
                 # Another gateway makes it at this very moment; what it has made is there now.
                 await _put_in_order(connection)
             except StoreError as error:
                 raise StoreError(f"{database.name}, schema {schema}: {error.detail}") from None
             except ERRORS as error:
-                if code_of(error) != LOCKED or time.monotonic() > tell_at_s:
+                if code_of(error) not in _IN_THE_WAY or time.monotonic() > tell_at_s:
                     raise StoreError(
                         f"{database.name}, schema {schema}: {sentence(error)}"
                     ) from error
                 await _put_in_order(connection)
-            else:
-                return
 
 
-async def _migrate(
+async def _step(
     connection: Connection, begin: str, schema: str, steps: list[tuple[int, str, str]], now_ms: int
-) -> None:
+) -> bool:
+    """Carry out the next step; says whether there was one."""
     # The schema's name is our own.
     if await _steps_done(connection, schema, steps) == len(steps):
-        return
+        return False
     await connection.execute(
         f"""
         {begin};
@@ -513,7 +515,11 @@ async def _migrate(
         """
     )
     done = await _steps_done(connection, schema, steps)
-    for number, name, script in steps[done:]:
+    for number, name, script in steps[done : done + 1]:
+        if done and "ALTER TABLE" in script:
+            # That needs tables for itself, of which turns half way hold one and want another; none
+            # is half way then. A new index needs one table, but for long: leases are renewed.
+            await connection.execute(f"LOCK TABLE {schema}.gateway IN EXCLUSIVE MODE")
         await connection.execute(script, timeout=PATIENT_S)
         await connection.execute(
             f"INSERT INTO {schema}.migration VALUES ($1, $2, $3)",  # noqa: S608
@@ -522,6 +528,7 @@ async def _migrate(
             now_ms,
         )
     await connection.execute("COMMIT")
+    return True
 
 
 async def _steps_done(
