@@ -35,11 +35,11 @@ WHERE c.charged_cents <> coalesce(e.charged, 0);
 
 -- name: strangers
 -- Every entry and every message belongs to a client.
-SELECT DISTINCT client, 'entries of a client that is not there' FROM shard.entry
-WHERE client NOT IN (SELECT number FROM shard.client)
+SELECT DISTINCT e.client, 'entries of a client that is not there' FROM shard.entry AS e
+WHERE NOT EXISTS (SELECT FROM shard.client AS c WHERE c.number = e.client)
 UNION ALL
-SELECT DISTINCT client, 'messages of a client that is not there' FROM shard.message
-WHERE client NOT IN (SELECT number FROM shard.client);
+SELECT DISTINCT m.client, 'messages of a client that is not there' FROM shard.message AS m
+WHERE NOT EXISTS (SELECT FROM shard.client AS c WHERE c.number = m.client);
 
 -- name: holds
 -- Every stored message's entries say what the message says: held, charged, and the rest released.
@@ -63,7 +63,7 @@ WHERE e.message IS NULL OR e.client <> m.client OR e.last_client <> m.client OR 
 SELECT min(e.client), 'entries of a message that is gone still hold ' || sum(e.held_cents)
 FROM shard.entry AS e LEFT JOIN shard.message AS m ON m.number = e.message
 WHERE e.message IS NOT NULL AND m.number IS NULL
-  AND e.client NOT IN (SELECT client FROM shard.entry WHERE kind = 5)
+  AND NOT EXISTS (SELECT FROM shard.entry AS o WHERE o.client = e.client AND o.kind = 5)
 GROUP BY e.message HAVING sum(e.held_cents) <> 0;
 
 -- name: accounts
