@@ -233,3 +233,68 @@ async def test_after_an_outage_of_everything_nobody_thinks_that_it_is_alone(
         await store.look()
     await server._look_at_catalog(first.allotter)
     assert first.allotter.links["mock"].window == 5
+
+
+# A gateway that was killed has left its row as it was: who sends, it says for ever.
+
+
+def killed(gateway: Gateway, ago_s: float, number: int = 1) -> postgres.Schema:
+    """Have a gateway have died so long ago; returns where the catalog is."""
+    server = gateway.shards.server
+    assert server is not None
+    url = server.databases[0]._url
+    for name in ("smsgw_catalog", "smsgw_00", "smsgw_01"):
+        sql = f"{OVER} - {ago_s} * interval '1 second' WHERE number = {number}"
+        rows(postgres.Schema(url, name), sql)
+    catalog = postgres.Schema(url, "smsgw_catalog")
+    rows(catalog, f"UPDATE gateway SET serving = true WHERE number = {number}")
+    return catalog
+
+
+@pytest.mark.parametrize(("leases", "count"), [(1, 2), (10, 1)])
+async def test_who_starts_shares_with_nobody_that_died_long_ago(
+    gateway_of: OpenGateway, tmp_path: Path, leases: int, count: int
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, **operators(window=10))
+    await second.close()
+    killed(first, leases * first.settings.postgres.lease_s)
+    await first.close()
+    again = await gateway_of(operators(window=10), data=tmp_path / "data0")
+    server = again.shards.server
+    assert server is not None
+    assert server.gateways_alive == count
+
+
+async def test_after_an_outage_nobody_counts_that_was_dead_before(
+    gateway_of: OpenGateway, tmp_path: Path, time: Time
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, **operators(window=10))
+    await second.close()
+    await trusting(first, time)
+    time.now_s += 2 * first.settings.postgres.lease_s
+    server = first.shards.server
+    assert server is not None
+    # It ended its lease before the server was last trusted.
+    killed(first, 3 * first.settings.postgres.lease_s)
+    for store in server.stores:
+        await store.look()
+    await server._look_at_catalog(first.allotter)
+    assert server.gateways_alive == 1
+
+
+async def test_it_is_noted_who_is_dead_and_sends_no_more(
+    gateway_of: OpenGateway, tmp_path: Path, time: Time
+) -> None:
+    first, second = await side_by_side(gateway_of, tmp_path, **operators(window=10))
+    await second.close()
+    catalog = killed(first, 1)
+    serving = "SELECT serving FROM gateway ORDER BY number"
+    shard = postgres.Schema(catalog.url, "smsgw_00")
+    rows(shard, "UPDATE gateway SET lease_until = 'infinity' WHERE number = 1")
+    await trusting(first, time)
+    await share_alike([first], 2)
+    assert rows(catalog, serving) == [(True,), (True,)], "it is alive in a shard"
+    rows(shard, OVER)
+    await share_alike([first], 1)
+    while rows(catalog, serving) != [(True,), (False,)]:
+        await first.shards.of_client(CLIENT).store.read("timer_next")

@@ -231,8 +231,9 @@ class PostgresShard:
             ShardUnavailableError: the server cannot answer now.
         """
         turns = self._turns
+        reach = self.reach
         ((document,),) = await self.database.look(
-            self.own["look"], list(self.watched), self.reach.judges_at_s
+            self.own["look"], list(self.watched), reach.judges_at_s, reach.counted_s
         )
         found = json.loads(document)
         self.reach.answered(found["now"])

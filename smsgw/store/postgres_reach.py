@@ -3,6 +3,10 @@
 import time
 from collections.abc import Callable
 from math import inf
+from typing import Final
+
+_COUNTED_LEASES: Final = 3
+"""For how many leases those count that are dead, where nobody has looked yet."""
 
 
 class Reach:
@@ -22,6 +26,18 @@ class Reach:
         """A time of the server's: whose lease had ended by then is dead."""
         self._lease_s = lease_s
         self._since_s = self._last_s = -inf
+        self._trusted_s: float | None = None
+
+    @property
+    def counted_s(self) -> float:
+        """How long ago a lease may have ended at most, if its gateway is still to share with.
+
+        That is less than for what a gateway was sending: nobody who was dead when the server was
+        last trusted has come back since.
+        """
+        if self._trusted_s is None:
+            return _COUNTED_LEASES * self._lease_s
+        return self.clock() - self._trusted_s
 
     def answered(self, server_s: float) -> None:
         """Note that the server has just answered, and what time it was there."""
@@ -30,4 +46,6 @@ class Reach:
         if self.is_back:
             self._since_s = now_s
         self._last_s = now_s
-        self.judges_at_s = server_s if now_s - self._since_s >= self._lease_s else -inf
+        self.judges_at_s = -inf
+        if now_s - self._since_s >= self._lease_s:
+            self._trusted_s, self.judges_at_s = now_s, server_s

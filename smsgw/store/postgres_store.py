@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Any, Final, NoReturn
 
 from smsgw.errors import StoreError
@@ -201,11 +202,10 @@ class PostgresStore:
                 await _keep_alive(store)
 
     async def _look_at_catalog(self, allotter: Allotter) -> None:
+        first = self.catalog.database
         try:
             await self._push(allotter)
-            ((document,),) = await self.catalog.database.look(
-                self._sql["catalog_look"], self.reach.judges_at_s
-            )
+            ((document,),) = await first.look(self._sql["catalog_look"], self.reach.counted_s)
         except (ShardUnavailableError, StoreError):
             # Whoever is alive may send.
             self._count(self._alive())
@@ -225,7 +225,14 @@ class PostgresStore:
             self.on_pauses()
         alive = self._alive()
         serving = found["serving"] or ()
-        self._count({number for number, lives in serving if lives or number in alive})
+        alive |= {number for number, lives in serving if lives}
+        sending = {number for number, _ in serving}
+        self._count(sending & alive)
+        dead = sending - alive
+        if dead and self.reach.judges_at_s > -inf:
+            with contextlib.suppress(ShardUnavailableError, StoreError):
+                silence = self._sql["gateways_silence"]
+                await first.beat(silence, list(dead), self.reach.judges_at_s)
 
     def _alive(self) -> set[int]:
         """The numbers of the gateways that are alive in any shard, as far as is known."""

@@ -57,7 +57,8 @@ SELECT greatest((SELECT max(number) FROM shard.message), (SELECT max(number) FRO
 -- name: look
 -- What other gateways may have changed: what is queued and what waits, the first of each queue, who
 -- has express messages waiting, whether something was left in flight, and which of some messages
--- are final; with the time by which leases can be judged later, $2 being that of an earlier look.
+-- are final; with the time by which leases can be judged later, $2 being that of an earlier look. A
+-- gateway counts as alive whose lease ended no longer than $3 seconds ago.
 SELECT json_build_object(
     'now', extract(epoch FROM statement_timestamp()),
     'backlog', (
@@ -72,7 +73,7 @@ SELECT json_build_object(
         FROM shard.flow AS f JOIN shard.client AS c ON c.number = f.client
         WHERE f.lane = 1 AND f.waiting > 0),
     'alive', (SELECT json_agg(number) FROM shard.gateway
-              WHERE lease_until > to_timestamp($2::double precision)),
+              WHERE lease_until > clock_timestamp() - $3::double precision * interval '1 second'),
     'orphans', EXISTS (
         SELECT 1 FROM shard.flight WHERE owner <> :own AND owner NOT IN (
             SELECT incarnation FROM shard.gateway

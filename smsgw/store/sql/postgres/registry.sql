@@ -91,8 +91,8 @@ ON CONFLICT (route, lane) DO UPDATE SET rank = excluded.rank WHERE v.rank < excl
 
 -- name: catalog_look
 -- What other gateways may have changed: how far queues have come, what is paused, which gateways
--- send and which of them are alive; and whether the store is being moved, or its slots were. Leases
--- are judged by $1, the time of an earlier look.
+-- send and which of them are alive; and whether the store is being moved, or its slots were. A lease
+-- may have ended $1 seconds ago.
 SELECT json_build_object(
     'now', extract(epoch FROM statement_timestamp()),
     'moving', (SELECT value FROM catalog.meta WHERE key = 'moving'),
@@ -101,5 +101,10 @@ SELECT json_build_object(
     'paused', (SELECT json_agg(subject) FROM catalog.pause),
     'serving', (
         SELECT json_agg(json_build_array(
-            number, lease_until > to_timestamp($1::double precision)))
+            number, lease_until > clock_timestamp() - $1::double precision * interval '1 second'))
         FROM catalog.gateway WHERE serving));
+
+-- name: gateways_silence
+-- Note of gateways that are dead that they send no more; one that is not says so again.
+UPDATE catalog.gateway SET serving = false
+WHERE number = ANY ($1::smallint[]) AND lease_until <= to_timestamp($2::double precision) AND serving;
