@@ -504,6 +504,29 @@ async def test_a_connection_that_dies_without_a_word_is_given_up(
         await store.close()
 
 
+async def test_a_server_that_does_not_answer_is_not_asked_on_every_connection(
+    server: postgres.OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await asyncio.to_thread(new_database, server)
+    async with Way(server.port)() as way:
+        url = f"postgresql://postgres@127.0.0.1:{way.port}/{name}"
+        monkeypatch.setattr(connection_module, "COMMAND_S", 0.5)
+        store = await postgres.open_shard(postgres.Schema(url), IDENTITY)
+        await asyncio.gather(*(store.database.fetch("SELECT 1") for _ in range(5)))
+        assert len(store.database._idle) == 5
+        monkeypatch.setattr(connection_module, "CONNECT_S", 0.1)
+        way.is_open.clear()
+        before = store.next_serial()
+        with pytest.raises(ShardUnavailableError):
+            await turn(store, Write(("meta_set", ("probe", 1))))
+        assert store.next_serial() - before <= 1 + 2, "one that was there, and a new one"
+        assert not store.database._idle
+        monkeypatch.undo()
+        way.is_open.set()
+        await turn(store, Write(("meta_set", ("probe", 1))))
+        await store.close()
+
+
 async def test_a_connection_is_looked_after_while_nothing_is_said(
     server: postgres.OwnServer,
 ) -> None:
@@ -511,6 +534,8 @@ async def test_a_connection_is_looked_after_while_nothing_is_said(
     async with database.connection() as connection:
         found = connection._transport.get_extra_info("socket")
         assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
     await database.close()
 
 

@@ -42,8 +42,14 @@ _BESIDE: Final = 2
 _SHARED_MIN: Final = 2
 """An audit takes one of them for long."""
 _STATEMENTS_CACHED: Final = 1000
-# After so many seconds without a word a connection is looked after, so often, and so many times.
-_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
+# After so many seconds without a word a connection is looked after, so often, and so many times; what
+# is sent must have arrived in as many milliseconds.
+_KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 30_000,
+}
 # Before and after the one value of one row: signature, flags, extension, columns, length; end.
 _COPY_HEAD_BYTES: Final = 25
 _COPY_TAIL_BYTES: Final = 2
@@ -270,7 +276,9 @@ class Database:
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
                 yield connection
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error.__cause__ or error, TimeoutError):
+                    self._drop_idle()
                 await _put_in_order(connection)
                 raise
             else:
@@ -281,6 +289,11 @@ class Database:
                     connection.terminate()
                 elif not connection.is_closed():
                     self._idle.append(connection)
+
+    def _drop_idle(self) -> None:
+        """Ask no other idle connection for as long, where a server does not answer on one."""
+        while self._idle:
+            self._idle.pop().terminate()
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[Connection]:
