@@ -176,6 +176,17 @@ async def test_nothing_is_kept_of_a_turn_that_failed(
     assert_memory_is_file(store)
 
 
+async def test_nothing_is_kept_of_before_a_connection_was_made_anew(
+    store: PostgresShard,
+) -> None:
+    (message,) = await claimed(store)
+    for connection in store.database._idle:
+        connection.terminate()
+    # Another server may have taken over, and have given the same transaction ids to others.
+    await turn(store, Adjust(CLIENT, 1, None, None))
+    assert store.kept.take([message.number]) == {}
+
+
 async def test_a_turn_that_changes_nothing_writes_nothing(
     store: PostgresShard, place: postgres.Schema
 ) -> None:

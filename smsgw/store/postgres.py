@@ -76,6 +76,7 @@ class PostgresShard:
         self.own = statements.gateway_statements(schema, incarnation)
         self.numbers = NumberSource(number, 0, gateway)
         self.kept = rows.Kept()
+        self._connections_made = 0
         self._place = database.reserve()
         self._serial = 0
         self._turns = 0
@@ -183,6 +184,7 @@ class PostgresShard:
             attempt = Attempt(self, now_ms, virtual)
             try:
                 async with self.database.connection(self._place) as connection:
+                    self._forget_if_new()
                     if together:
                         await attempt.together(connection, items)
                     else:
@@ -215,6 +217,12 @@ class PostgresShard:
             self.kept.clear()
         why = sentence(failure) if failure is not None else ""
         raise ShardUnavailableError(f"{self.database.name}: no turn comes to its end: {why}")
+
+    def _forget_if_new(self) -> None:
+        """Forget what turns have left, where a connection was made since: see ``_turn``."""
+        if self._connections_made != self.database.connections_made:
+            self._connections_made = self.database.connections_made
+            self.kept.clear()
 
     async def _end_overdue(self) -> bool:
         """Whether a gateway that stands still in a turn was cut off from the server."""

@@ -42,8 +42,8 @@ _BESIDE: Final = 2
 _SHARED_MIN: Final = 2
 """An audit takes one of them for long."""
 _STATEMENTS_CACHED: Final = 1000
-# After so many seconds without a word a connection is looked after, so often, and so many times; what
-# is sent must have arrived in as many milliseconds.
+# After so many seconds without a word a connection is looked after, so often, and so many times.
+# What is sent must have arrived in as many milliseconds.
 _KEEPALIVE: Final = {
     "TCP_KEEPIDLE": 10,
     "TCP_KEEPINTVL": 5,
@@ -163,6 +163,7 @@ class Database:
         self.settings = settings
         self.version = VERSION_MIN
         """What the server is, as far as it is known."""
+        self.connections_made = 0
         self._url = url
         self._idle: list[Connection] = []
         self._closed = False
@@ -228,6 +229,7 @@ class Database:
         except BaseException:
             connection.terminate()
             raise
+        self.connections_made += 1
         return connection
 
     async def _check(self, connection: Connection) -> None:
