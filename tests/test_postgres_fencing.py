@@ -1,6 +1,7 @@
 """Who is no more has no say: incarnations are given once, and moves shut everybody out."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from smsgw.ids import slot_of
 from smsgw.models import Status
 from smsgw.recovery import RecoverFlights
 from smsgw.settings import PostgresSettings
+from smsgw.store import postgres_statements as statements_module
 from smsgw.store.base import CommitUnknownError
 from smsgw.store.directory import is_store
 from smsgw.store.places_postgres import Server
@@ -140,6 +142,29 @@ async def test_a_move_waits_for_a_gateway_that_is_alive_in_one_shard_only(
         assert rows(catalog, "SELECT 1 FROM meta WHERE key = 'moving'") == []
         place = postgres.Schema(url, "smsgw_00")
         assert rows(place, "SELECT number FROM gateway") == [(0,)]
+
+
+async def test_a_move_cuts_off_who_stands_still_in_a_turn_once_its_lease_is_over(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements_module, "_LOCK_WAIT_MS", 20)
+    async with opened(tmp_path, url):
+        pass
+    server = Server([url], PostgresSettings(lease_s=1.0))
+    await server.chart()
+    all_over(url)
+    with postgres.Sql(url, "smsgw_01") as frozen:
+        frozen.execute("BEGIN")
+        frozen.execute("SELECT FROM gateway FOR NO KEY UPDATE")
+        async with asyncio.timeout(20):
+            with pytest.raises(StoreError, match="gateways use this store"):
+                await server.begin_moving("somebody", "somebody out")
+            moves = False
+            while not moves:
+                with contextlib.suppress(StoreError):
+                    await server.begin_moving("somebody", "somebody out")
+                    moves = True
+    await server.close()
 
 
 async def test_one_directory_moves_a_store_at_a_time(

@@ -24,6 +24,7 @@ from smsgw.store.postgres_audit import audit
 from smsgw.store.postgres_catalog import address, database_index
 from smsgw.store.postgres_connection import (
     ERRORS,
+    LOCKED,
     UNIQUE,
     Connection,
     Database,
@@ -40,6 +41,11 @@ _QUIET: Final = "SET LOCAL client_min_messages = warning"
 _SETTLED: Final = (
     *("flows_forget", "flows_empty", "flows_count", "backlog_forget", "backlog_count"),
     *("waits_forget", "waits_count", "flights_forget", "flights_note"),
+)
+
+_IN_USE: Final = (
+    "other gateways use this store: stop them first, and wait until their leases"
+    " (postgres.lease_s) have ended"
 )
 
 
@@ -75,11 +81,13 @@ class Server(Place):
 
     @asynccontextmanager
     async def _transaction(
-        self, database: Database, *, writes: bool = True
+        self, database: Database, *, writes: bool = True, waits: bool = True
     ) -> AsyncIterator[Connection]:
         begin = _WRITING if writes else _READING
         with _told(database.name):
             async with database.connection() as connection:
+                if not waits:
+                    begin = statements.begin(database.settings.lease_s, database.version)
                 await connection.execute(begin)
                 yield connection
                 await connection.execute("COMMIT")
@@ -302,10 +310,31 @@ class Server(Place):
         Raises:
             StoreError: other gateways are alive, or another directory moves the store.
         """
+        while True:
+            try:
+                return await self._give_places_away(name, value, instead_of)
+            except StoreError as error:
+                if not _is_locked(error):
+                    raise
+                if not await self._end_overdue():
+                    raise StoreError(_IN_USE) from error
+
+    async def _end_overdue(self) -> bool:
+        """Whether gateways that stand still in a turn were cut off from any shard."""
+        ended: list[Row] = []
+        for shard, database in self._places.items():
+            schema = statements.schema_of(shard)
+            async with self._at(shard, writes=False) as connection:
+                if await fetch(connection, self._sql["schema_is_there"], schema):
+                    end = statements.gateway_statements(schema, 0)["overdue_end"]
+                    ended += await fetch(connection, end, database.settings.lease_s)
+        return bool(ended)
+
+    async def _give_places_away(self, name: str, value: str, instead_of: str) -> None:
         async with AsyncExitStack() as stack:
             # The catalog's is entered first, and so committed last: nobody starts meanwhile.
             connections = {
-                database: await stack.enter_async_context(self._transaction(database))
+                database: await stack.enter_async_context(self._transaction(database, waits=False))
                 for database in self.databases
             }
             catalog = connections[self.databases[0]]
@@ -325,10 +354,7 @@ class Server(Place):
                     found += await fetch(connection, named["places_locked"])
                     places.append((connection, named["places_fence"]))
             if alive := {place[0] for place in found if place[2]} - own:
-                raise StoreError(
-                    f"{len(alive)} other gateways use this store: stop them first, and wait until"
-                    " their leases (postgres.lease_s) have ended"
-                )
+                raise StoreError(f"{len(alive)} {_IN_USE}")
             above = 1 + max((place[1] for place in found), default=0)
             for connection, fence in [*places, (catalog, self._sql["seats_fence"])]:
                 await connection.execute(fence, above)
@@ -338,6 +364,11 @@ class Server(Place):
         """Close every database."""
         for database in self.databases:
             await database.close()
+
+
+def _is_locked(error: BaseException | None) -> bool:
+    """Whether that was the cause: something is locked for too long."""
+    return error is not None and (code_of(error) == LOCKED or _is_locked(error.__cause__))
 
 
 @contextmanager
