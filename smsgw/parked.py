@@ -4,13 +4,13 @@ In memory is only under which ids something is parked, so that an answer that na
 finds it without asking anybody.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from smsgw.clock import Clock
-from smsgw.errors import TooManyRequests
+from smsgw.errors import SmsgwError, TooManyRequests
 from smsgw.metrics import Metrics
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
@@ -70,6 +70,29 @@ class Park(Write):
         return f"park {self.statements}"
 
 
+class Forget(Write):
+    """Forget a parked receipt whose message has it; it stays until that is on disk."""
+
+    __slots__ = ("told",)
+    priority = OUTCOME
+
+    def __init__(self, number: int, told: Callable[[], None]) -> None:
+        """Prepare it: the number of its row, and what to call once it is gone."""
+        super().__init__(("parked_delete", (number,)))
+        self.told = told
+
+    def done(self) -> None:
+        """Tell that it is gone."""
+        self.told()
+
+    def failed(self, error: SmsgwError) -> None:
+        """Nobody waits for it."""
+
+    def quarantine(self) -> str:
+        """Everything that is known."""
+        return f"forget {self.statements}"
+
+
 class Parked(Mapping[Key, int]):
     """How many receipts are parked under each id, and the way to them."""
 
@@ -80,6 +103,8 @@ class Parked(Mapping[Key, int]):
         self._counts: dict[Key, int] = {}
         # By every spelling, in the order in which they are looked at again.
         self._spellings: dict[Key, tuple[Key, ...]] = {}
+        # What messages have already, by shard and row, until it is gone from the disk.
+        self._leaving: set[tuple[int, int]] = set()
         self._looks_again_s = 0.0
         self._adding = 0
         self.rows = 0
@@ -170,7 +195,12 @@ class Parked(Mapping[Key, int]):
 
     async def of(self, key: Key) -> list[Report]:
         """What is parked under an id, in the order it came."""
-        return _reports(await self.home(key).store.read("parked_of", *key, READ_MAX))
+        home, leaving = self.home(key), frozenset(self._leaving)
+        rows = await home.store.read("parked_of", *key, READ_MAX)
+        if not rows:
+            # Whoever has matched it.
+            self._count(key, -self._counts.get(key, 0))
+        return _reports([row for row in rows if (home.number, row[0]) not in leaving])
 
     async def about(self, provider: str, about: About, since_ms: int) -> list[Report]:
         """What was parked since a time about messages to a recipient from a sender."""
@@ -183,21 +213,30 @@ class Parked(Mapping[Key, int]):
 
     async def has(self, report: Report) -> bool:
         """Whether a receipt is still parked."""
-        return bool(await self.home(report.key).store.read("parked_get", report.number))
+        home = self.home(report.key)
+        if (home.number, report.number) in self._leaving:
+            return False
+        return bool(await home.store.read("parked_get", report.number))
 
-    async def remove(self, report: Report) -> None:
-        """Forget a receipt whose message has it."""
-        await self.home(report.key).ask(Park(("parked_delete", (report.number,))))
-        self._count(report.key, -1)
+    def remove(self, report: Report) -> None:
+        """Forget a receipt whose message has it.
+
+        Nobody waits until that is on disk, since it may be long; but it is not found any more.
+        """
+        home = self.home(report.key)
+        row = (home.number, report.number)
+
+        def gone() -> None:
+            self._leaving.discard(row)
+            self._count(report.key, -1)
+
+        self._leaving.add(row)
+        home.put(Forget(report.number, gone))
 
     def dropped(self, keys: Sequence[Key]) -> None:
         """Learn of receipts that were parked for too long, by the ids they were parked under."""
         for key in keys:
             self._count(key, -1)
-
-    def gone(self, key: Key) -> None:
-        """Learn that nothing is parked under an id any more, whoever has matched it."""
-        self._count(key, -self._counts.get(key, 0))
 
     def _count(self, key: Key, more: int) -> None:
         before = self._counts.get(key, 0)

@@ -7,27 +7,30 @@ messages are in doubt. Nothing is acknowledged before it is on disk.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from smsgw import lifecycle, parts
+from smsgw import lifecycle
 from smsgw.clock import Clock
-from smsgw.errors import SmsgwError, StorageUnavailable
+from smsgw.errors import StorageUnavailable
 from smsgw.ids import created_at_ms, number_at, number_of, uuid_text
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message, Rules, Status
 from smsgw.parked import About, Key, Parked, Report
 from smsgw.providers.base import NO_SHARD
+from smsgw.receive import UNANSWERED, Receive, ReceiveAtOnce, Stored
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
-from smsgw.turn import OUTCOME, URGENT, Item, Turn, Wants
 
 log = get(__name__)
 
 IDS_MAX: Final = 50_000
+LOOK_S_MAX: Final = 10.0
+"""How long one look at what is parked may take, and another at what is in doubt."""
 DOUBTS_MAX: Final = 200
 """Messages in doubt that are looked at before as many timers fire."""
 ENDED_WITHIN_MS: Final = 86_400_000
@@ -35,143 +38,7 @@ ENDED_WITHIN_MS: Final = 86_400_000
 
 Place = tuple[int, int, int]
 """(shard, message number, which part of it; 0 for the whole)"""
-UNANSWERED: Final = -1
-"""For the part in a place: one whose answer was lost."""
 Work = Callable[[], Coroutine[Any, Any, None]]
-
-
-Stored = Callable[[BaseException | None], None]
-"""Told, once, that a receipt is on disk, or why it is not."""
-
-
-class Receive(Item):
-    """What an operator reported about a message."""
-
-    __slots__ = (
-        "elsewhere",
-        "metrics",
-        "missed",
-        "moved_on",
-        "number",
-        "part",
-        "provider_message_id",
-        "reason",
-        "rules",
-        "tell",
-        "whole",
-        "word",
-    )
-
-    priority = OUTCOME
-    patient = True
-
-    def __init__(
-        self,
-        number: int,
-        part: int,
-        provider_message_id: str,
-        word: str,
-        reason: str | None,
-        rules: Rules,
-        metrics: Metrics,
-        tell: Stored | None = None,
-        elsewhere: Callable[["Receive"], None] | None = None,
-        *,
-        whole: bool = False,
-    ) -> None:
-        """Prepare it.
-
-        Args:
-            number: the message it is thought to be about.
-            part: which part of it; 0 for the whole, ``UNANSWERED`` for one that has no id yet.
-            provider_message_id: the operator's id of that message.
-            word: what the operator says.
-            reason: why, if it says so.
-            rules: the settings that count.
-            metrics: where it is counted.
-            tell: who waits for it to be on disk, if anybody does.
-            elsewhere: called, instead of all that, when the message is finished already: operators
-                repeat ids, and an older message of that id may still be open. For an ``UNANSWERED``
-                part, when nothing of the message is in doubt any more.
-            whole: whether that operator takes whole messages only.
-        """
-        super().__init__()
-        self.whole = whole
-        self.tell = tell
-        self.part = part
-        self.elsewhere = elsewhere
-        self.missed = False
-        self.moved_on = False
-        self.rules = rules
-        self.number = number
-        self.provider_message_id = provider_message_id
-        self.word = word
-        self.reason = reason
-        self.metrics = metrics
-
-    def needs(self, wants: Wants) -> None:
-        """The message, and with it its account."""
-        wants.messages.add(self.number)
-        if self.part:
-            wants.parts.add(self.number)
-
-    def decide(self, turn: Turn) -> None:
-        """Apply it; the answer is the final status, if the receipt was the end."""
-        message = turn.messages.get(self.number)
-        self.moved_on = True
-        if message is None:
-            return
-        final = message.is_final
-        part: int | None = self.part
-        if part == UNANSWERED:
-            part = parts.adopt(turn, message, self.provider_message_id, whole=self.whole)
-        elif final and self.elsewhere is not None:
-            return
-        if part is None:
-            return
-        self.moved_on = False
-        lifecycle.receive(
-            turn,
-            message,
-            self.word,
-            self.reason,
-            self.provider_message_id,
-            self.rules,
-            part,
-        )
-        if message.is_final and not final:
-            self.answer = message.status
-            self.missed = bool(message.express_missed)
-
-    def done(self) -> None:
-        """Count it."""
-        if self.moved_on and self.elsewhere is not None:
-            self.elsewhere(self)
-            return
-        self.metrics.receipt("event" if self.answer is None else "matched")
-        if self.missed:
-            self.metrics.express_missed()
-        if self.tell is not None:
-            self.tell(None)
-
-    def failed(self, error: SmsgwError) -> None:
-        """Tell whoever waits, if anybody does."""
-        tell, self.tell = self.tell, None
-        if tell is not None:
-            tell(error)
-
-    def quarantine(self) -> str:
-        """Everything that is known."""
-        return f"receipt {self.number}: {self.provider_message_id} {self.word} {self.reason}"
-
-
-class ReceiveAtOnce(Receive):
-    """The same, where a one-time code waits for its handset: its close comes right behind."""
-
-    __slots__ = ()
-    priority = URGENT
-    patient = False
-    kept = True
 
 
 class Receipts:
@@ -189,6 +56,8 @@ class Receipts:
         # What is being done about an id, the last of it: receipts of one id keep their order.
         self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # About which something takes longer than whoever wanted it can wait.
+        self._slow: set[Key] = set()
         # Behind which message of a shard those in doubt are looked at next.
         self._doubts_after: dict[int, int] = {}
         # The operators that have been told of for receipts that name no message.
@@ -280,8 +149,19 @@ class Receipts:
         return self._in_line(key, work, before, mine)
 
     async def _do(self, key: Key, work: Work) -> None:
-        """The same, and wait for its end; where it fails, that is logged."""
-        await asyncio.wait([self._keep(self._line_up(key, work))])
+        """The same, and wait for its end; where it fails, that is logged.
+
+        Who waits may be cancelled: then it goes on, and nothing more is lined up behind it here.
+        """
+        if key in self._slow:
+            return
+        task = self._keep(self._line_up(key, work))
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            self._slow.add(key)
+            task.add_done_callback(lambda _: self._slow.discard(key))
+            raise
 
     async def _in_line(
         self,
@@ -362,13 +242,25 @@ class Receipts:
         for key in report.keys:
             place = self._ids.get(key) or await self._search(key) or self._ids.get(key)
             if place is not None:
+                self._check(report, place)
                 await self._put_and_wait(place, key, report.word, report.reason)
                 return True
         place = await self._by_reference(report)
         if place is None:
             return False
+        self._check(report, place)
         await self._put_and_wait(place, report.key, report.word, report.reason)
         return True
+
+    def _check(self, report: Report, place: Place) -> None:
+        """Leave what is parked where it is while the shard of its message cannot write.
+
+        Raises:
+            StorageUnavailable: it cannot.
+        """
+        shard = self._shards.shards.get(place[0])
+        if report.number and shard is not None and shard.trouble:
+            raise StorageUnavailable(retry_after_s=1, outcome="none")
 
     async def _put_and_wait(self, place: Place, key: Key, word: str, reason: str | None) -> None:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -383,6 +275,7 @@ class Receipts:
         # What answers have told while we looked was not counted as in doubt.
         if await self._apply(report):
             return True
+        self._check(report, place)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         shard, number, part = place
         self._shards.shards[shard].put(
@@ -483,36 +376,48 @@ class Receipts:
 
     async def _match(self, key: Key) -> None:
         """Apply what is parked under an id, as far as its messages are known now."""
-        reports = await self.parked.of(key)
-        if not reports:
-            self.parked.gone(key)
-        for report in reports:
+        for report in await self.parked.of(key):
             await self._match_one(report)
 
     async def _match_one(self, report: Report) -> None:
-        if await self._apply(report) or await self._adopt(report):
-            await self.parked.remove(report)
+        """Apply a parked receipt; it stays where a shard cannot be asked, or cannot forget it."""
+        if self.parked.home(report.key).trouble:
+            return
+        with contextlib.suppress(StorageUnavailable):
+            if await self._apply(report) or await self._adopt(report):
+                self.parked.remove(report)
 
     async def match_again(self, keys_max: int) -> None:
         """Look for the messages of some parked receipts once more; next time, of the next ones.
 
         And for the receipts of some messages that are in doubt.
         """
+        for look in (self._match_next, self._resolve_next):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S_MAX):
+                    await look(keys_max)
+
+    async def _match_next(self, keys_max: int) -> None:
         for spelling in self.parked.next(keys_max):
             if spelling in self._ids or await self._search(spelling):
                 for key in self.parked.spelled(spelling):
                     await self._do(key, partial(self._match, key))
+
+    async def _resolve_next(self, doubts_max: int) -> None:
         if not self.parked:
             return
         for shard in self._shards:
             after = self._doubts_after.get(shard.number, 0)
-            doubts = await shard.store.read("doubts", after, keys_max)
-            self._doubts_after[shard.number] = doubts[-1][0] if len(doubts) == keys_max else 0
+            doubts = await shard.store.read("doubts", after, doubts_max)
+            self._doubts_after[shard.number] = doubts[-1][0] if len(doubts) == doubts_max else 0
             for doubt in doubts:
                 await self._resolve(*doubt)
 
     async def resolve_due(self, shard: Shard, now_ms: int) -> None:
-        """Look once more for the receipts of messages that have been in doubt for too long."""
+        """Look once more for the receipts of messages that have been in doubt for too long.
+
+        It may be cancelled: a match that is under way goes on.
+        """
         if self.parked:
             for doubt in await shard.store.read("doubts_due", now_ms, DOUBTS_MAX):
                 await self._resolve(*doubt)

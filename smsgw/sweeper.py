@@ -23,6 +23,8 @@ SPAN_MAX: Final = 1000
 PURGE_MAX: Final = 200
 FORGET_STEPS: Final = 8
 TICK_S: Final = 1.0
+LOOK_S_MAX: Final = 2.0
+"""How long what is due waits, in all, for a look at the receipts of messages in doubt."""
 COUNT_LAG_MS: Final = 5_000
 FORGET_AGAIN_MS: Final = 86_400_000
 _ROUND_MS: Final = 60_000
@@ -446,10 +448,12 @@ class Sweeper:
 
     async def _fire(self, now_ms: int) -> None:
         fired = DUE_MAX
+        look_until_s = asyncio.get_running_loop().time() + LOOK_S_MAX
         while fired == DUE_MAX and not self._shard.trouble:
-            with contextlib.suppress(StorageUnavailable):
-                # What ends unknown now may have a receipt elsewhere; who cannot look ends it still.
-                await self._resolve(self._shard, now_ms)
+            # What ends unknown now may have a receipt elsewhere; who cannot look ends it still.
+            with contextlib.suppress(StorageUnavailable, TimeoutError):
+                async with asyncio.timeout_at(look_until_s):
+                    await self._resolve(self._shard, now_ms)
             fired = await self._shard.ask(
                 FireTimers(self._rules, self._metrics, now_ms, self._route)
             )

@@ -16,7 +16,7 @@ from smsgw.fairness import Claim, Grant
 from smsgw.ids import number_at, uuid_text
 from smsgw.metrics import Metrics
 from smsgw.models import Lane, Message, Outcome, Verdict
-from smsgw.receipts import Receive
+from smsgw.receive import Receive
 from smsgw.store.audit import FINDINGS_MAX, audit, checks
 from smsgw.store.base import ShardStore
 from smsgw.sweeper import CountSpan, FoldEntries, ForgetMessages

@@ -16,7 +16,7 @@ FLOORS = (
     {"store", "providers"},
     {"admission"},
     {"entrance", "codes", "archive", "accounts"},
-    {"worker", "parked"},
+    {"worker", "parked", "receive"},
     {"otp", "receipts", "webhooks", "sweeper", "recovery"},
     {"fleet"},
     {"gateway"},

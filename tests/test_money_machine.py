@@ -52,7 +52,7 @@ from smsgw.fairness import Claim, Grant, Unshelve
 from smsgw.ids import number_at
 from smsgw.metrics import Metrics
 from smsgw.models import FINAL_FROM, WAITING, Lane, Outcome, Status, Timer, Verdict
-from smsgw.receipts import Receive
+from smsgw.receive import Receive
 from smsgw.recovery import RecoverFlights
 from smsgw.store.base import ShardUnavailableError
 from smsgw.sweeper import (

@@ -1,5 +1,6 @@
 """Receipts in any order, any number of times, early, late or unknown: one end, and nothing lost."""
 
+import asyncio
 import random
 from itertools import permutations
 from typing import Any
@@ -15,6 +16,7 @@ from smsgw.models import Message, Outcome, Status, Verdict
 from smsgw.parked import Park, Report
 from smsgw.receipts import Place
 from smsgw.store.base import ShardUnavailableError
+from smsgw.store.shard import Shard
 from tests.conftest import OpenGateway
 from tests.support import (
     Scripted,
@@ -246,6 +248,7 @@ async def test_a_receipt_before_an_answer_that_never_comes_is_no_less_than_one_a
         await sweep(gateway)
     else:
         await gateway.receipts.match_again(100)
+    await flushed(gateway)
     now = await message_of(gateway, sent.message)
     assert (now.status, now.charged_cents) == (Status.DELIVERED, 5 * parts)
     assert (now.provider_message_id or "").startswith("early")
@@ -271,6 +274,7 @@ async def test_a_parked_receipt_waits_until_only_one_message_may_be_meant(
     await gateway.receipts.match_again(100)
     assert await status_of(gateway, one) == Status.DELIVERED
     assert await status_of(gateway, other) == Status.SENT
+    await flushed(gateway)
     assert await parked(gateway) == 0
     await assert_clean(gateway)
 
@@ -292,7 +296,129 @@ async def test_a_parked_receipt_is_of_no_message_that_was_made_after_it(
     await gateway.receipts.match_again(100)
     assert await status_of(gateway, later) == Status.UNCERTAIN
     assert await status_of(gateway, meant) == Status.DELIVERED
+    await flushed(gateway)
     assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+async def parked_elsewhere(gateway: Gateway, message: Message) -> Shard:
+    """Park a receipt that is about a message, and is in another shard than that."""
+    own = gateway.shards.of_message(message.id)
+    home = gateway.receipts.parked.home
+    identifier = next(f"x{n}" for n in range(100) if home(("mock", f"x{n}")) is not own)
+    await reported(gateway, message, identifier)
+    return home(("mock", identifier))
+
+
+async def in_trouble(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a shard that cannot write any more, and knows it."""
+
+    async def fail(*_: object) -> None:
+        raise ShardUnavailableError("the disk is full")
+
+    monkeypatch.setattr(shard.store, "turn", fail)
+    shard.probe()
+    while shard.trouble is None:
+        await shard.store.read("timer_next")
+
+
+def held(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have a shard whose next turns wait for an event."""
+    go_on = asyncio.Event()
+    turn = shard.store.turn
+
+    async def wait(*arguments: Any) -> Any:
+        await go_on.wait()
+        return await turn(*arguments)
+
+    monkeypatch.setattr(shard.store, "turn", wait)
+    return go_on
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["in trouble", "just when it is asked"])
+async def test_a_shard_that_cannot_write_holds_up_no_timer_of_another(
+    gateway_of: OpenGateway,
+    clock: ManualClock,
+    operator: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
+) -> None:
+    monkeypatch.setattr("smsgw.sweeper.LOOK_S_MAX", 0.05)
+    monkeypatch.setattr("smsgw.receipts.LOOK_S_MAX", 0.05)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    own = gateway.shards.of_client(client)
+    doubt = await submitted(gateway, client)
+    home = await parked_elsewhere(gateway, doubt)
+    first = await operator.next()
+    retried = await send(gateway, client, to="+989121234560")
+    assert isinstance(retried, Accepted)
+    operator.answer(await operator.next(), Verdict.FAILED)
+    operator.answer(first, Verdict.UNKNOWN)
+    await flushed(gateway)
+    assert await status_of(gateway, retried.message) == Status.FAILED_TEMP
+    await in_trouble(home, monkeypatch)
+    if known:
+        # It gets into trouble behind our back.
+        home.trouble = None
+    clock.advance(700)
+    (sweeper,) = [one for one in gateway._sweepers if one._shard is own]
+    async with asyncio.timeout(5):
+        await gateway.receipts.match_again(100)
+        await sweeper.sweep()
+    assert await status_of(gateway, retried.message) in (Status.QUEUED, Status.SENDING)
+    assert own.trouble is None
+    monkeypatch.undo()
+    while home.trouble is not None:
+        await home.store.read("timer_next")
+    await flushed(gateway)
+    await assert_clean(gateway)
+
+
+async def test_a_shard_that_does_not_answer_holds_up_no_look_at_what_is_parked(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.receipts.LOOK_S_MAX", 0.05)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    await parked_elsewhere(gateway, message)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    go_on = held(gateway.shards.of_message(message.id), monkeypatch)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await gateway.receipts.match_again(100)
+    assert len(gateway.receipts._tasks) == 1, "nothing is lined up behind what is under way"
+    assert await status_of(gateway, message) == Status.UNCERTAIN
+    go_on.set()
+    await flushed(gateway)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await receipts_beside(gateway, message) == []
+    assert await parked(gateway) == 0
+    await assert_clean(gateway)
+
+
+async def test_a_parked_receipt_that_is_being_forgotten_is_applied_once(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    home = await parked_elsewhere(gateway, message)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    go_on = held(home, monkeypatch)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await gateway.receipts.match_again(100)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await receipts_beside(gateway, message) == []
+    assert await parked(gateway) == gateway.receipts.parked.rows == 1
+    go_on.set()
+    await flushed(gateway)
+    assert await parked(gateway) == gateway.receipts.parked.rows == 0
+    assert gateway.receipts.parked == {}
     await assert_clean(gateway)
 
 
@@ -516,6 +642,7 @@ async def test_what_is_parked_is_looked_at_again_however_much_there_is(
     gateway.receipts._ids.clear()
     for _ in range(4):
         await gateway.receipts.match_again(50)
+    await flushed(gateway)
     assert await status_of(gateway, message) == Status.DELIVERED
     assert await parked(gateway) == 150
 
@@ -705,6 +832,7 @@ async def test_a_receipt_that_repeats_our_reference_resolves_what_is_in_doubt(
     assert (now.status, now.charged_cents) == (Status.DELIVERED, 5 * now.parts)
     assert (now.provider_message_id or "").startswith("id ")
     assert await status_of(gateway, twin.message) == Status.UNCERTAIN
+    await flushed(gateway)
     assert await parked(gateway) == 0
     await assert_clean(gateway)
 

@@ -21,7 +21,7 @@ from smsgw.admission import Admit, Draft, key_use
 from smsgw.fairness import Claim, Grant
 from smsgw.metrics import Metrics
 from smsgw.models import Lane, Outcome, Status, Verdict
-from smsgw.receipts import Receive
+from smsgw.receive import Receive
 from smsgw.settings import PostgresSettings
 from smsgw.store import postgres as postgres_module
 from smsgw.store import postgres_connection as connection_module
