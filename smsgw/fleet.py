@@ -128,7 +128,7 @@ def doubts(operators: Operators, unrouted: str) -> list[str]:
 def _routing_of(operators: Operators, used: Collection[str]) -> Routing:
     return Routing(
         [
-            Operator(name, tuple(one.prefixes), one.splits, name in used)
+            Operator(name, tuple(one.prefixes), one.splits, name in used, one.reports_parts)
             for name, one in operators.items()
         ]
     )

@@ -72,6 +72,11 @@ class ProviderSettings(Section):
         """
         return ""
 
+    @property
+    def reports_parts(self) -> bool:
+        """Whether each part of a long message has an id and a receipt of its own."""
+        return self.splits is not None
+
     def connection(self) -> dict[str, object]:
         """What its connections were made by: another one needs others."""
         names = type(self).model_fields.keys() - self.AT_ONCE
@@ -241,6 +246,11 @@ class HttpProviderSettings(ProviderSettings):
     def splits(self) -> None:
         """One request is a whole message."""
         return None
+
+    @property
+    def reports_parts(self) -> bool:
+        """Where the answer has an id for each of its parts."""
+        return bool(self.parts_path)
 
     def address(self, url: str) -> str:
         """An address, still a template, with ``base_url`` in its place."""

@@ -62,7 +62,7 @@ def adopt(turn: Turn, message: Message, identifier: str, *, whole: bool = False)
         turn: the turn.
         message: the message.
         identifier: the operator's id.
-        whole: whether that operator takes whole messages only.
+        whole: whether that operator reports on whole messages only.
 
     Returns:
         The part; 0 where the message is a whole, None where nothing of it is in doubt any more.

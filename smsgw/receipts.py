@@ -47,7 +47,7 @@ class Receipts:
     def __init__(self, clock: Clock, shards: Shards, rules: Rules, metrics: Metrics) -> None:
         self.parked = Parked(clock, shards, metrics)
         self.watchers: dict[int, asyncio.Future[None]] = {}
-        self.takes_whole: Callable[[str], bool] = lambda _: False
+        self.reports_whole: Callable[[str], bool] = lambda _: False
         self._clock = clock
         self._shards = shards
         self._rules = rules
@@ -289,7 +289,7 @@ class Receipts:
                 self._metrics,
                 tell=partial(_answer, future),
                 elsewhere=lambda _: _answer(future, None, applied=False),
-                whole=self.takes_whole(report.provider),
+                whole=self.reports_whole(report.provider),
             )
         )
         # False where it was answered meanwhile.

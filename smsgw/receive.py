@@ -64,7 +64,7 @@ class Receive(Item):
             elsewhere: called, instead of all that, when the message is finished already: operators
                 repeat ids, and an older message of that id may still be open. For an ``UNANSWERED``
                 part, when nothing of the message is in doubt any more.
-            whole: whether that operator takes whole messages only.
+            whole: whether that operator reports on whole messages only.
         """
         super().__init__()
         self.whole = whole

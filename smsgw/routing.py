@@ -22,6 +22,7 @@ class Operator:
     prefixes: tuple[str, ...] = ()
     splits: str | None = ""
     enabled: bool = True
+    reports_parts: bool = True
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,7 +31,7 @@ class _Plan:
 
     ``rests`` is where a message goes that one of several operators has failed to take, ``begun``
     where one goes that can no longer go to all, its rests included; ``numbers`` are those under
-    which the catalog knows each set of operators.
+    which the catalog knows each set of operators; ``whole`` are those that report no parts.
     """
 
     sets: Mapping[str, tuple[str, ...]]
@@ -38,6 +39,7 @@ class _Plan:
     rests: frozenset[tuple[str, ...]]
     begun: frozenset[tuple[str, ...]]
     lengths: Sequence[int]
+    whole: frozenset[str]
     numbers: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
     def eligible(self, recipient: int) -> tuple[str, ...]:
@@ -109,7 +111,8 @@ def _plan_of(operators: Sequence[Operator]) -> _Plan:
     rests = {rest for names in wholes for rest in _narrower(names)}
     begun |= {rest for names in begun for rest in _narrower(names)}
     lengths = sorted({len(prefix) for prefix in sets}, reverse=True)
-    return _Plan(sets, splits, frozenset(rests - wholes), frozenset(begun), lengths)
+    whole = frozenset(one.name for one in operators if not one.reports_parts)
+    return _Plan(sets, splits, frozenset(rests - wholes), frozenset(begun), lengths, whole)
 
 
 class Routing:
@@ -185,9 +188,9 @@ class Routing:
             others = names
         return plan.numbers[others], operators_of(others)
 
-    def takes_whole(self, name: str) -> bool:
-        """Whether an operator takes whole messages only."""
-        return self._plan.splits.get(name, "") is None
+    def reports_whole(self, name: str) -> bool:
+        """Whether an operator reports on whole messages only."""
+        return name in self._plan.whole
 
     def begun(self, recipient: int, route: int, begun_by: str) -> int:
         """The route for a message that an operator has accepted some parts of.

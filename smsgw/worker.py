@@ -78,8 +78,8 @@ class Settle(Item):
 class Receiver(Protocol):
     """The station for receipts, as the worker needs it."""
 
-    takes_whole: Callable[[str], bool]
-    """Whether an operator takes whole messages only."""
+    reports_whole: Callable[[str], bool]
+    """Whether an operator reports on whole messages only."""
 
     def publish(
         self, provider: str, identifier: str, shard: int, number: int, part: int = 0
@@ -151,7 +151,7 @@ class Worker:
         self._landed = asyncio.Event()
         allotter.changed = self.wake_soon
         allotter.begun = routing.begun
-        receipts.takes_whole = routing.takes_whole
+        receipts.reports_whole = routing.reports_whole
 
     def hand_over(
         self,

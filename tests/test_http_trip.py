@@ -247,6 +247,29 @@ async def test_a_message_in_parts_is_delivered_once_all_of_them_are(
         assert (await account_of(site.gateway, site.client_id)).charged_cents == 10
 
 
+@pytest.mark.parametrize(
+    ("words", "end", "charged"),
+    [
+        (["delivered", "delivered", "delivered"], "DELIVERED", 15),
+        (["delivered", "failed", "failed"], "FAILED_PERM", 0),
+    ],
+)
+async def test_in_doubt_a_message_in_parts_is_delivered_once_all_of_them_are(
+    gateway_of: OpenGateway, words: list[str], end: str, charged: int
+) -> None:
+    async with raw(hang_up) as server:
+        own = {**VONAGE, "base_url": server.url}
+        async with site_with(gateway_of, taken, **own) as site:
+            message = await site.accepted(text="x" * 400)
+            assert (message["status"], message["parts"]) == ("UNCERTAIN", 3)
+            for part, word in enumerate(words, 1):
+                assert (await site.message(message["id"]))["charged"] == 0
+                receipt = {"status": word, "client-ref": message["id"]}
+                await site.push(json={**receipt, "messageId": f"0A{part}"})
+            message = await site.message(message["id"])
+            assert (message["status"], message["charged"]) == (end, charged)
+
+
 async def test_all_parts_are_asked_about_after_an_exchange_too(gateway_of: OpenGateway) -> None:
     asked_about: set[str] = set()
     word = "ENROUTE"

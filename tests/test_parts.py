@@ -332,7 +332,7 @@ def test_only_a_part_in_doubt_adopts_an_id() -> None:
         assert parts.adopt(turn, message, "a") is None
 
 
-def test_where_an_operator_takes_whole_messages_an_id_is_that_of_the_whole() -> None:
+def test_where_an_operator_reports_on_whole_messages_an_id_is_that_of_the_whole() -> None:
     message = a_message(parts=2, status=int(S.UNCERTAIN), attempts=1, provider="op")
     turn = a_turn(an_account(held_cents=5), message)
     assert parts.adopt(turn, message, "a", whole=True) == 0
