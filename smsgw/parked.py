@@ -4,7 +4,7 @@ In memory is only under which ids something is parked, so that an answer that na
 finds it without asking anybody.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -54,6 +54,11 @@ class Report:
         return (self.provider, self.ids[0])
 
     @property
+    def other(self) -> str | None:
+        """The second spelling of its id, if it has one."""
+        return self.ids[1] if len(self.ids) > 1 else None
+
+    @property
     def keys(self) -> list[Key]:
         """Under which its message may be known."""
         return [(self.provider, one) for one in self.ids if one]
@@ -100,8 +105,9 @@ class Parked(Mapping[Key, int]):
         self._clock = clock
         self._shards = shards
         self._metrics = metrics
-        self._counts: dict[Key, int] = {}
-        # By every spelling, in the order in which they are looked at again.
+        # How many under each id, by the second spelling that it has, if it has one.
+        self._counts: dict[Key, dict[str | None, int]] = {}
+        # The ids by every spelling, in the order in which they are looked at again.
         self._spellings: dict[Key, tuple[Key, ...]] = {}
         # What messages have already, by shard and row, until it is gone from the disk.
         self._leaving: set[tuple[int, int]] = set()
@@ -112,7 +118,7 @@ class Parked(Mapping[Key, int]):
 
     def __getitem__(self, key: Key) -> int:
         """How many are parked under an id."""
-        return self._counts[key]
+        return sum(self._counts[key].values())
 
     def __iter__(self) -> Iterator[Key]:
         """The ids."""
@@ -130,9 +136,7 @@ class Parked(Mapping[Key, int]):
         """Some spellings of what is parked; next time, others."""
         found = list(islice(self._spellings, keys_max))
         for spelling in found:
-            keys = tuple(key for key in self._spellings.pop(spelling) if key in self._counts)
-            if keys:
-                self._spellings[spelling] = keys
+            self._spellings[spelling] = self._spellings.pop(spelling)
         return found
 
     def home(self, key: Key) -> Shard:
@@ -156,17 +160,15 @@ class Parked(Mapping[Key, int]):
 
     async def _learn(self) -> None:
         known = list(self._counts)
-        found: dict[Key, int] = {}
+        found: dict[Key, dict[str | None, int]] = {}
         for shard in self._shards:
             for provider, identifier, other, count in await shard.store.read("parked_keys"):
-                key = (provider, identifier)
-                found[key] = found.get(key, 0) + count
-                self._spell(key, other)
-        for key in known:
-            if key not in found:
-                self._count(key, -self._counts.get(key, 0))
-        for key, count in found.items():
-            self._count(key, count - self._counts.get(key, 0))
+                counts = found.setdefault((provider, identifier), {})
+                counts[other] = counts.get(other, 0) + count
+        for key in {**dict.fromkeys(known), **found}:
+            counts, before = found.get(key, {}), dict(self._counts.get(key, {}))
+            for other in {**before, **counts}:
+                self._count(key, other, counts.get(other, 0) - before.get(other, 0))
 
     async def add(self, report: Report) -> None:
         """Park a receipt; returns once it is on disk.
@@ -178,20 +180,18 @@ class Parked(Mapping[Key, int]):
         key = report.key
         if self.rows + self._adding >= PARKED_MAX:
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
-        if key[1] and self._counts.get(key, 0) >= OF_ONE_ID_MAX:
+        if key[1] and key in self and self[key] >= OF_ONE_ID_MAX:
             self._metrics.receipt("repeated")
             return
         self._metrics.receipt("parked")
-        other = report.ids[1] if len(report.ids) > 1 else None
         about = report.about or (None, None)
-        row = (*key, other, report.at_ms, report.word, report.reason, *about)
+        row = (*key, report.other, report.at_ms, report.word, report.reason, *about)
         self._adding += 1
         try:
             await self.home(key).ask(Park(("parked_add", row)))
         finally:
             self._adding -= 1
-        self._count(key, 1)
-        self._spell(key, other)
+        self._count(key, report.other, 1)
 
     async def of(self, key: Key) -> list[Report]:
         """What is parked under an id, in the order it came."""
@@ -199,7 +199,8 @@ class Parked(Mapping[Key, int]):
         rows = await home.store.read("parked_of", *key, READ_MAX)
         if not rows:
             # Whoever has matched it.
-            self._count(key, -self._counts.get(key, 0))
+            for other, count in list(self._counts.get(key, {}).items()):
+                self._count(key, other, -count)
         return _reports([row for row in rows if (home.number, row[0]) not in leaving])
 
     async def about(self, provider: str, about: About, since_ms: int) -> list[Report]:
@@ -228,35 +229,43 @@ class Parked(Mapping[Key, int]):
 
         def gone() -> None:
             self._leaving.discard(row)
-            self._count(report.key, -1)
+            self._count(report.key, report.other, -1)
 
         self._leaving.add(row)
         home.put(Forget(report.number, gone))
 
-    def dropped(self, keys: Sequence[Key]) -> None:
-        """Learn of receipts that were parked for too long, by the ids they were parked under."""
-        for key in keys:
-            self._count(key, -1)
+    def dropped(self, names: Iterable[tuple[str, str, str | None]]) -> None:
+        """Learn of receipts that were parked for too long, by what they were parked under."""
+        for provider, identifier, other in names:
+            self._count((provider, identifier), other, -1)
 
-    def _count(self, key: Key, more: int) -> None:
-        before = self._counts.get(key, 0)
+    def _count(self, key: Key, other: str | None, more: int) -> None:
+        """Count what is parked under an id, and keep its spellings as long as anything is."""
+        counts = self._counts.setdefault(key, {})
+        before = counts.pop(other, 0)
         after = max(0, before + more)
-        self.rows += after - before
         if after:
-            self._counts[key] = after
-        elif before:
-            # Its spellings go when they are looked at again.
+            counts[other] = after
+        if not counts:
             del self._counts[key]
+        self.rows += after - before
+        self._spell(key, key, parked=bool(counts))
+        if other not in (None, key[1]):
+            self._spell((key[0], other), key, parked=after > 0)
         self._metrics.receipts_parked(self.rows)
 
-    def _spell(self, key: Key, other: str | None) -> None:
-        for identifier in (key[1], other):
-            if identifier:
-                spelling = (key[0], identifier)
-                known = self._spellings.get(spelling, ())
-                if key not in known:
-                    kept = (one for one in known if one in self._counts)
-                    self._spellings[spelling] = (*kept, key)
+    def _spell(self, spelling: Key, key: Key, *, parked: bool) -> None:
+        if not spelling[1]:
+            return
+        known = self._spellings.get(spelling, ())
+        if parked and key not in known:
+            self._spellings[spelling] = (*known, key)
+        elif not parked and key in known:
+            rest = tuple(one for one in known if one != key)
+            if rest:
+                self._spellings[spelling] = rest
+            else:
+                del self._spellings[spelling]
 
 
 def _reports(rows: list[tuple[Any, ...]]) -> list[Report]:

@@ -392,6 +392,8 @@ class Receipts:
 
         And for the receipts of some messages that are in doubt.
         """
+        if not self.parked:
+            return
         for look in (self._match_next, self._resolve_next):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S_MAX):
@@ -404,8 +406,6 @@ class Receipts:
                     await self._do(key, partial(self._match, key))
 
     async def _resolve_next(self, doubts_max: int) -> None:
-        if not self.parked:
-            return
         for shard in self._shards:
             after = self._doubts_after.get(shard.number, 0)
             doubts = await shard.store.read("doubts", after, doubts_max)

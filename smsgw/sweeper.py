@@ -324,7 +324,7 @@ class FoldEntries(Request):
 
 
 class DropParked(Request):
-    """Drop receipts whose message never came; the answer is the keys they were parked under."""
+    """Drop receipts whose message never came; the answer is what they were parked under."""
 
     __slots__ = ("before_ms",)
 
@@ -341,7 +341,7 @@ class DropParked(Request):
         rows = turn.ask("parked_old", self.before_ms, PURGE_MAX)
         for number, *_ in rows:
             turn.write("parked_delete", number)
-        self.answer = [(provider, identifier) for _, provider, identifier in rows]
+        self.answer = [names for _, *names in rows]
 
 
 class Sweeper:
@@ -359,7 +359,7 @@ class Sweeper:
         texts_ms: int,
         messages_ms: int,
         route: Callable[[int, int], int],
-        dropped: Callable[[list[tuple[str, str]]], None],
+        dropped: Callable[[list[tuple[str, str, str | None]]], None],
         resolve: Callable[[Shard, int], Awaitable[None]],
     ) -> None:
         self._shard = shard
@@ -477,8 +477,7 @@ class Sweeper:
             # A replay tells whether the code was ours: so they are kept as long as keys.
             before_ms = now_ms - self._idempotency_ms
             self._codes_after = await self._shard.ask(ForgetCodes(self._codes_after, before_ms))
-        keys = await self._shard.ask(DropParked(now_ms - self._parked_ms))
-        self._dropped(keys)
+        self._dropped(await self._shard.ask(DropParked(now_ms - self._parked_ms)))
         if self._client is not None:
             before_ms = now_ms - self._messages_ms
             self._client = await self._shard.ask(FoldEntries(self._client, before_ms))

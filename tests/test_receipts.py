@@ -753,6 +753,45 @@ async def test_a_spelling_of_several_parked_receipts_finds_all_of_them(
     assert gateway.receipts.parked == {}
 
 
+@pytest.mark.parametrize("identifier", ["", "same", None], ids=["no id", "one id", "ids"])
+async def test_what_has_found_its_message_leaves_nothing_in_memory(
+    gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, identifier: str | None
+) -> None:
+    gateway = await serve(gateway_of, operator, delivery={"receipt_parked_s": 100.0})
+    parked_now = gateway.receipts.parked
+    await gateway.receipts.take("mock", "same", "DELIVRD", None, ("stays",), (1, "ACME"))
+    for index in range(30):
+        name = f"id {index}" if identifier is None else identifier
+        await gateway.receipts.take("mock", name, "DELIVRD", None, (f"other {index}",))
+        key = ("mock", name)
+        for report in await parked_now.of(key):
+            if report.ids[-1] != "stays":
+                parked_now.remove(report)
+        await flushed(gateway)
+    stays = [("mock", "same"), ("mock", "stays")]
+    assert parked_now == {("mock", "same"): 1}
+    assert sorted(parked_now.next(100)) == stays
+    await parked_now.open()
+    assert sorted(parked_now.next(100)) == stays
+    clock.advance(101)
+    await sweep(gateway)
+    assert (parked_now, parked_now.next(100)) == ({}, [])
+
+
+async def test_where_nothing_is_parked_nothing_is_looked_at(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(gateway_of, operator)
+
+    async def read(*_: object) -> None:
+        pytest.fail("it was looked at")
+
+    for shard in gateway.shards:
+        monkeypatch.setattr(shard.store, "read", read)
+    await gateway.receipts.match_again(100)
+    monkeypatch.undo()
+
+
 async def test_what_is_parked_is_bounded_in_all_and_for_each_id(
     gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

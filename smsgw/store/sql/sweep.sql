@@ -176,7 +176,7 @@ SELECT provider, provider_message_id, other_id, count(*) FROM parked GROUP BY 1,
 
 -- name: parked_old
 -- Receipts that were parked long ago.
-SELECT number, provider, provider_message_id FROM parked WHERE at_ms < ? LIMIT ?;
+SELECT number, provider, provider_message_id, other_id FROM parked WHERE at_ms < ? LIMIT ?;
 
 -- name: doubts_due
 -- Messages that are in doubt for as long as may be, and whom they went to and from.

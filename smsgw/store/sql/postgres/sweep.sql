@@ -186,7 +186,8 @@ SELECT provider, provider_message_id, other_id, count(*) FROM shard.parked GROUP
 
 -- name: parked_old
 -- Receipts that were parked long ago.
-SELECT number, provider, provider_message_id FROM shard.parked WHERE at_ms < $1 LIMIT $2;
+SELECT number, provider, provider_message_id, other_id
+FROM shard.parked WHERE at_ms < $1 LIMIT $2;
 
 -- name: doubts_due
 -- Messages that are in doubt for as long as may be, and whom they went to and from.
