@@ -4,13 +4,14 @@ In memory is only under which ids something is parked, so that an answer that na
 finds it without asking anybody.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from smsgw.clock import Clock
-from smsgw.errors import SmsgwError, TooManyRequests
+from smsgw.errors import SmsgwError, StorageUnavailable, TooManyRequests
 from smsgw.metrics import Metrics
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
@@ -203,14 +204,30 @@ class Parked(Mapping[Key, int]):
                 self._count(key, other, -count)
         return _reports([row for row in rows if (home.number, row[0]) not in leaving])
 
-    async def about(self, provider: str, about: About, since_ms: int) -> list[Report]:
-        """What was parked since a time about messages to a recipient from a sender."""
-        found = []
-        for shard in self._shards:
-            found += _reports(
-                await shard.store.read("parked_about", *about, provider, since_ms, READ_MAX)
-            )
-        return sorted(found, key=lambda report: report.at_ms)
+    async def about(
+        self, provider: str, about: About, since_ms: int, to_ms: int
+    ) -> AsyncIterator[Report]:
+        """What was parked in a span of time about messages to a recipient from a sender.
+
+        It is read page by page, each of all shards and in the order it came.
+        """
+        after = dict.fromkeys(self._shards, 0)
+        while after:
+            found = []
+            for shard, number in list(after.items()):
+                rows: list[tuple[Any, ...]] = []
+                # What is parked in the others is found still.
+                with contextlib.suppress(StorageUnavailable):
+                    rows = await shard.store.read(
+                        "parked_about", *about, provider, since_ms, to_ms, number, READ_MAX
+                    )
+                found += _reports(rows)
+                if len(rows) == READ_MAX:
+                    after[shard] = rows[-1][0]
+                else:
+                    del after[shard]
+            for report in sorted(found, key=lambda report: report.at_ms):
+                yield report
 
     async def has(self, report: Report) -> bool:
         """Whether a receipt is still parked."""

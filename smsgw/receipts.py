@@ -16,7 +16,7 @@ from uuid import UUID
 from smsgw import lifecycle
 from smsgw.clock import Clock
 from smsgw.errors import StorageUnavailable
-from smsgw.ids import created_at_ms, number_at, number_of, uuid_text
+from smsgw.ids import NUMBER_MAX, created_at_ms, number_at, number_of, uuid_text
 from smsgw.logs import get
 from smsgw.metrics import Metrics
 from smsgw.models import Message, Rules, Status
@@ -39,6 +39,9 @@ ENDED_WITHIN_MS: Final = 86_400_000
 Place = tuple[int, int, int]
 """(shard, message number, which part of it; 0 for the whole)"""
 Work = Callable[[], Coroutine[Any, Any, None]]
+Way = Callable[[Report], Coroutine[Any, Any, bool]]
+"""How a receipt finds its message; False where it does not."""
+NEVER_MS: Final = 2**62
 
 
 class Receipts:
@@ -273,7 +276,8 @@ class Receipts:
         if place is None:
             return False
         # What answers have told while we looked was not counted as in doubt.
-        if await self._apply(report):
+        # Of one that is named, its turn sees that.
+        if await self._named(report) is None and await self._apply(report):
             return True
         self._check(report, place)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -376,16 +380,20 @@ class Receipts:
 
     async def _match(self, key: Key) -> None:
         """Apply what is parked under an id, as far as its messages are known now."""
-        for report in await self.parked.of(key):
-            await self._match_one(report)
+        with contextlib.suppress(StorageUnavailable):
+            for report in await self.parked.of(key):
+                await self._match_by(report, self._apply, self._adopt)
 
-    async def _match_one(self, report: Report) -> None:
+    async def _match_by(self, report: Report, *ways: Way) -> bool:
         """Apply a parked receipt; it stays where a shard cannot be asked, or cannot forget it."""
         if self.parked.home(report.key).trouble:
-            return
+            return False
         with contextlib.suppress(StorageUnavailable):
-            if await self._apply(report) or await self._adopt(report):
-                self.parked.remove(report)
+            for way in ways:
+                if await way(report):
+                    self.parked.remove(report)
+                    return True
+        return False
 
     async def match_again(self, keys_max: int) -> None:
         """Look for the messages of some parked receipts once more; next time, of the next ones.
@@ -401,17 +409,19 @@ class Receipts:
 
     async def _match_next(self, keys_max: int) -> None:
         for spelling in self.parked.next(keys_max):
-            if spelling in self._ids or await self._search(spelling):
-                for key in self.parked.spelled(spelling):
-                    await self._do(key, partial(self._match, key))
+            with contextlib.suppress(StorageUnavailable):
+                if spelling in self._ids or await self._search(spelling):
+                    for key in self.parked.spelled(spelling):
+                        await self._do(key, partial(self._match, key))
 
     async def _resolve_next(self, doubts_max: int) -> None:
         for shard in self._shards:
-            after = self._doubts_after.get(shard.number, 0)
-            doubts = await shard.store.read("doubts", after, doubts_max)
-            self._doubts_after[shard.number] = doubts[-1][0] if len(doubts) == doubts_max else 0
-            for doubt in doubts:
-                await self._resolve(*doubt)
+            with contextlib.suppress(StorageUnavailable):
+                after = self._doubts_after.get(shard.number, 0)
+                doubts = await shard.store.read("doubts", after, doubts_max)
+                more = len(doubts) == doubts_max
+                self._doubts_after[shard.number] = doubts[-1][0] if more else 0
+                await self._resolve(doubts)
 
     async def resolve_due(self, shard: Shard, now_ms: int) -> None:
         """Look once more for the receipts of messages that have been in doubt for too long.
@@ -419,23 +429,48 @@ class Receipts:
         It may be cancelled: a match that is under way goes on.
         """
         if self.parked:
-            for doubt in await shard.store.read("doubts_due", now_ms, DOUBTS_MAX):
-                await self._resolve(*doubt)
+            await self._resolve(await shard.store.read("doubts_due", now_ms, DOUBTS_MAX))
 
-    async def _resolve(
-        self, number: int, identifier: bytes, provider: str, recipient: int, sender: str
-    ) -> None:
-        """Look whether something is parked that names a message in doubt, or is about it."""
-        for key in self.parked.spelled((provider, uuid_text(identifier))):
-            await self._do(key, partial(self._match, key))
-        about, since_ms = (recipient, sender), created_at_ms(number)
-        for report in await self.parked.about(provider, about, since_ms):
-            await self._do(report.key, partial(self._match_parked, report))
+    async def _resolve(self, doubts: Sequence[tuple[Any, ...]]) -> None:
+        """Look whether something is parked that names messages in doubt, or is about them."""
+        whose: dict[tuple[str, About], None] = {}
+        for _, identifier, provider, recipient, sender in doubts:
+            for key in self.parked.spelled((provider, uuid_text(identifier))):
+                await self._do(key, partial(self._match_doubt, key))
+            whose[provider, (recipient, sender)] = None
+        for provider, about in whose:
+            with contextlib.suppress(StorageUnavailable):
+                while await self._resolve_about(provider, about):
+                    pass
 
-    async def _match_parked(self, report: Report) -> None:
-        # It may have been matched by its id meanwhile.
-        if await self.parked.has(report):
-            await self._match_one(report)
+    async def _match_doubt(self, key: Key) -> None:
+        """Apply what is parked under an id that names a message in doubt."""
+        with contextlib.suppress(StorageUnavailable):
+            for report in await self.parked.of(key):
+                await self._match_by(report, self._adopt)
+
+    async def _resolve_about(self, provider: str, about: About) -> bool:
+        """Match what is parked about the oldest message in doubt from a sender to a recipient.
+
+        It is only meant by what came before the next one was made.
+
+        Returns:
+            Whether something was matched, so that it may be another one's turn.
+        """
+        doubts = await self._places("uncertain_of", provider, *about, NUMBER_MAX)
+        if not doubts:
+            return False
+        since_ms, to_ms, *_ = [*sorted(created_at_ms(one) for _, one, _ in doubts), NEVER_MS]
+        matched: list[Report] = []
+        async for report in self.parked.about(provider, about, since_ms, to_ms):
+            await self._do(report.key, partial(self._match_about, report, matched))
+        return bool(matched)
+
+    async def _match_about(self, report: Report, matched: list[Report]) -> None:
+        with contextlib.suppress(StorageUnavailable):
+            # It may have been matched by its id meanwhile.
+            if await self.parked.has(report) and await self._match_by(report, self._adopt):
+                matched.append(report)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background, and hold on to it."""

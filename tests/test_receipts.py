@@ -9,7 +9,7 @@ import pytest
 
 from smsgw.admission import Accepted
 from smsgw.clock import ManualClock
-from smsgw.errors import InternalError, TooManyRequests
+from smsgw.errors import InternalError, StorageUnavailable, TooManyRequests
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.models import Message, Outcome, Status, Verdict
@@ -443,6 +443,98 @@ async def test_what_is_in_doubt_is_looked_at_in_turn(
         *[Status.UNCERTAIN] * 4,
         Status.DELIVERED,
     ]
+
+
+def same_home(gateway: Gateway, count: int, shard: Shard) -> list[str]:
+    """Ids whose receipts are parked in a shard."""
+    home = gateway.receipts.parked.home
+    return [one for one in map("y{}".format, range(200)) if home(("mock", one)) is shard][:count]
+
+
+async def test_where_several_may_be_meant_nothing_that_is_parked_is_read(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    messages = [await submitted(gateway, client) for _ in range(5)]
+    for index in range(30):
+        await reported(gateway, messages[0], f"early {index}")
+    for _ in messages:
+        operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    await gateway.receipts._match_next(100)
+    asked: list[str] = []
+    for shard in gateway.shards:
+
+        async def read(
+            statement: str, *parameters: Any, read: Any = shard.store.read
+        ) -> list[tuple[Any, ...]]:
+            asked.append(statement)
+            rows: list[tuple[Any, ...]] = await read(statement, *parameters)
+            return rows
+
+        monkeypatch.setattr(shard.store, "read", read)
+    await gateway.receipts._resolve_next(100)
+    shards = len(gateway.shards.shards)
+    assert asked.count("uncertain_of") == shards, "once for all of them"
+    assert len(asked) <= 3 * shards
+    monkeypatch.undo()
+
+
+async def test_all_of_what_is_parked_about_a_message_in_doubt_is_looked_at(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.parked.READ_MAX", 2)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    submission = await operator.next()
+    # Something is said of parts of another message, in receipts about the same number.
+    other = await send(gateway, client, to="+989121234560", text="x" * 400)
+    assert isinstance(other, Accepted)
+    others, about = (uuid_text(other.message.id),), (message.recipient, message.sender)
+    *bad, good = same_home(gateway, 6, gateway.receipts.parked.home(("mock", "y0")))
+    for identifier in bad:
+        await gateway.receipts.take("mock", identifier, "DELIVRD", None, others, about)
+    await reported(gateway, message, good)
+    operator.answer(submission, Verdict.UNKNOWN)
+    await flushed(gateway)
+    await gateway.receipts.match_again(100)
+    await flushed(gateway)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await parked(gateway) == len(bad)
+    await assert_clean(gateway)
+
+
+async def test_a_shard_that_cannot_be_read_keeps_no_doubt_of_another_from_being_looked_at(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    own = gateway.shards.of_client(client)
+    message = await submitted(gateway, client)
+    (identifier,) = same_home(gateway, 1, own)
+    await gateway.receipts.take("mock", "first of all", "DELIVRD", None)
+    reference = uuid_text(message.id)
+    # Before it is in doubt it is not meant yet.
+    row = (identifier, reference, gateway.clock.now_ms(), "DELIVRD", None, None, None)
+    await own.ask(Park(("parked_add", ("mock", *row))))
+    await gateway.receipts.parked.open()
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+
+    async def fail(*_: object) -> None:
+        raise StorageUnavailable(retry_after_s=1, outcome="none")
+
+    for shard in gateway.shards:
+        if shard is not own:
+            monkeypatch.setattr(shard.store, "read", fail)
+    await gateway.receipts.match_again(100)
+    monkeypatch.undo()
+    await flushed(gateway)
+    assert await status_of(gateway, message) == Status.DELIVERED
+    assert await parked(gateway) == 1
+    await assert_clean(gateway)
 
 
 @pytest.mark.parametrize("text", ["hello", "x" * 400], ids=["one part", "three parts"])

@@ -124,10 +124,10 @@ SELECT p.message, p.provider, m.status < 10, p.part FROM (
 JOIN message AS m ON m.number = p.message;
 
 -- name: uncertain_of
--- What may have reached an operator for this number from this sender, unanswered.
+-- What may have reached an operator for this number from this sender, unanswered: the oldest two.
 SELECT number FROM message
 WHERE status IN (2, 3, 4) AND status = 4 AND provider = ? AND recipient = ? AND sender = ?
-  AND number < ? LIMIT 2;
+  AND number < ? ORDER BY number LIMIT 2;
 
 -- name: owners_of
 -- What a receipt for this number from this sender may mean, if nobody knows its id: what is being

@@ -156,10 +156,11 @@ SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, rec
 FROM parked WHERE provider = ? AND provider_message_id = ? ORDER BY number LIMIT ?;
 
 -- name: parked_about
--- The receipts of an operator that were parked since a time and are about what went to one recipient
--- from one sender, in the order they came.
+-- A page of the receipts of an operator that were parked in a span of time and are about what went to
+-- one recipient from one sender, in the order they came.
 SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
-FROM parked WHERE recipient = ? AND sender = ? AND provider = ? AND at_ms >= ?
+FROM parked WHERE recipient = ? AND sender = ? AND provider = ?
+  AND at_ms >= ? AND at_ms < ? AND number > ?
 ORDER BY number LIMIT ?;
 
 -- name: parked_get

@@ -119,10 +119,10 @@ SELECT p.message, p.provider, m.status < 10, p.part FROM (
 JOIN shard.message AS m ON m.number = p.message;
 
 -- name: uncertain_of
--- What may have reached an operator for this number from this sender, unanswered.
+-- What may have reached an operator for this number from this sender, unanswered: the oldest two.
 SELECT m.number FROM shard.flight AS f JOIN shard.message AS m ON m.number = f.message
 WHERE m.status = 4 AND m.provider = $1 AND m.recipient = $2 AND m.sender = $3 AND m.number < $4
-LIMIT 2;
+ORDER BY m.number LIMIT 2;
 
 -- name: owners_of
 -- What a receipt for this number from this sender may mean, if nobody knows its id: what is being

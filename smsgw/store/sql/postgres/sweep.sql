@@ -166,11 +166,12 @@ SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, rec
 FROM shard.parked WHERE provider = $1 AND provider_message_id = $2 ORDER BY number LIMIT $3;
 
 -- name: parked_about
--- The receipts of an operator that were parked since a time and are about what went to one recipient
--- from one sender, in the order they came.
+-- A page of the receipts of an operator that were parked in a span of time and are about what went to
+-- one recipient from one sender, in the order they came.
 SELECT number, provider, provider_message_id, other_id, at_ms, word, reason, recipient, sender
-FROM shard.parked WHERE recipient = $1 AND sender = $2 AND provider = $3 AND at_ms >= $4
-ORDER BY number LIMIT $5;
+FROM shard.parked WHERE recipient = $1 AND sender = $2 AND provider = $3
+  AND at_ms >= $4 AND at_ms < $5 AND number > $6
+ORDER BY number LIMIT $7;
 
 -- name: parked_get
 -- Whether a receipt is still parked.
