@@ -311,10 +311,11 @@ class Gateway:
             await self._match_receipts_now()
 
     async def _match_receipts_now(self) -> None:
-        with contextlib.suppress(StorageUnavailable):
-            if self.shards.server is not None:
+        if self.shards.server is not None:
+            # What is parked where nothing can be read now is looked at later.
+            with contextlib.suppress(StorageUnavailable):
                 await self.receipts.parked.look_again()
-            await self.receipts.match_again(100)
+        await self.receipts.match_again(100)
 
     async def _look_at_disk(self) -> None:
         if self.shards.server is not None:

@@ -20,7 +20,7 @@ from smsgw.turn import OUTCOME, Write
 PARKED_MAX: Final = 1_000_000
 """Receipts in all."""
 OF_ONE_ID_MAX: Final = 20
-"""Receipts of one id; what is reported that often was reported before."""
+"""Receipts of one id about one number and sender; what is reported that often was said before."""
 READ_MAX: Final = 100
 """Receipts read at once."""
 LOOK_AGAIN_S: Final = 10.0
@@ -156,20 +156,32 @@ class Parked(Mapping[Key, int]):
         """
         now_s = self._clock.monotonic_s()
         if now_s >= self._looks_again_s:
-            await self._learn()
-            self._looks_again_s = now_s + max(LOOK_AGAIN_S, self.rows * _LOOK_AGAIN_S_EACH)
+            try:
+                await self._learn()
+            finally:
+                self._looks_again_s = now_s + max(LOOK_AGAIN_S, self.rows * _LOOK_AGAIN_S_EACH)
 
     async def _learn(self) -> None:
         known = list(self._counts)
         found: dict[Key, dict[str | None, int]] = {}
+        unread: dict[Shard, StorageUnavailable] = {}
         for shard in self._shards:
-            for provider, identifier, other, count in await shard.store.read("parked_keys"):
+            try:
+                rows = await shard.store.read("parked_keys")
+            except StorageUnavailable as error:
+                unread[shard] = error
+                continue
+            for provider, identifier, other, count in rows:
                 counts = found.setdefault((provider, identifier), {})
                 counts[other] = counts.get(other, 0) + count
         for key in {**dict.fromkeys(known), **found}:
             counts, before = found.get(key, {}), dict(self._counts.get(key, {}))
+            if self.home(key) in unread:
+                continue
             for other in {**before, **counts}:
                 self._count(key, other, counts.get(other, 0) - before.get(other, 0))
+        for failure in unread.values():
+            raise failure
 
     async def add(self, report: Report) -> None:
         """Park a receipt; returns once it is on disk.
@@ -181,7 +193,7 @@ class Parked(Mapping[Key, int]):
         key = report.key
         if self.rows + self._adding >= PARKED_MAX:
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
-        if key[1] and key in self and self[key] >= OF_ONE_ID_MAX:
+        if key[1] and await self._alike(report) >= OF_ONE_ID_MAX:
             self._metrics.receipt("repeated")
             return
         self._metrics.receipt("parked")
@@ -193,6 +205,18 @@ class Parked(Mapping[Key, int]):
         finally:
             self._adding -= 1
         self._count(key, report.other, 1)
+
+    async def _alike(self, report: Report) -> int:
+        """How many are parked at most that say of whom they are as this one does.
+
+        Only where an id has too many is the disk asked, since it may be an operator's one word for
+        all ids: then they are about different numbers.
+        """
+        known = self._counts.get(report.key, {}).get(report.other, 0)
+        if known < OF_ONE_ID_MAX or report.about is None:
+            return known
+        parameters = (*report.about, *report.key, OF_ONE_ID_MAX)
+        return len(await self.home(report.key).store.read("parked_alike", *parameters))
 
     async def of(self, key: Key) -> list[Report]:
         """What is parked under an id, in the order it came."""

@@ -845,6 +845,51 @@ async def test_a_spelling_of_several_parked_receipts_finds_all_of_them(
     assert gateway.receipts.parked == {}
 
 
+async def test_an_id_that_an_operator_has_for_all_its_messages_is_no_repetition(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsgw.parked.OF_ONE_ID_MAX", 4)
+    gateway = await serve(gateway_of, operator)
+    client = await add_client(gateway)
+    for index in range(10):
+        about = (989121234560 + index, "ACME")
+        for _ in range(6 if index == 3 else 1):
+            await gateway.receipts.take("mock", "0", "DELIVRD", None, about=about)
+    assert await parked(gateway) == 9 + 4
+    sent = await send(gateway, client, to="+989121234569")
+    assert isinstance(sent, Accepted)
+    operator.answer(await operator.next(), Verdict.UNKNOWN)
+    await flushed(gateway)
+    await gateway.receipts.match_again(100)
+    await flushed(gateway)
+    assert await status_of(gateway, sent.message) == Status.DELIVERED
+    assert await parked(gateway) == 8 + 4
+    await assert_clean(gateway)
+
+
+async def test_what_cannot_be_read_is_not_forgotten_when_the_others_are_learned_of(
+    gateway_of: OpenGateway, operator: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await serve(gateway_of, operator)
+    for identifier in ("a", "b", "c", "d"):
+        await gateway.receipts.take("mock", identifier, "DELIVRD", None)
+    known = dict(gateway.receipts.parked)
+    shut = gateway.receipts.parked.home(("mock", "a"))
+    (identifier,) = same_home(gateway, 1, next(one for one in gateway.shards if one is not shut))
+    key = ("mock", identifier)
+    row = ("parked_add", (*key, None, gateway.clock.now_ms(), "DELIVRD", None, None, None))
+    await gateway.receipts.parked.home(key).ask(Park(row))
+
+    async def fail(*_: object) -> None:
+        raise StorageUnavailable(retry_after_s=1, outcome="none")
+
+    monkeypatch.setattr(shut.store, "read", fail)
+    with pytest.raises(StorageUnavailable):
+        await gateway.receipts.parked.open()
+    monkeypatch.undo()
+    assert gateway.receipts.parked == {**known, key: 1}
+
+
 @pytest.mark.parametrize("identifier", ["", "same", None], ids=["no id", "one id", "ids"])
 async def test_what_has_found_its_message_leaves_nothing_in_memory(
     gateway_of: OpenGateway, clock: ManualClock, operator: Scripted, identifier: str | None

@@ -163,6 +163,11 @@ FROM parked WHERE recipient = ? AND sender = ? AND provider = ?
   AND at_ms >= ? AND at_ms < ? AND number > ?
 ORDER BY number LIMIT ?;
 
+-- name: parked_alike
+-- The parked receipts of one operator's id that are about one recipient and sender.
+SELECT number FROM parked WHERE recipient = ? AND sender = ? AND provider = ?
+  AND provider_message_id = ? LIMIT ?;
+
 -- name: parked_get
 -- Whether a receipt is still parked.
 SELECT number FROM parked WHERE number = ?;

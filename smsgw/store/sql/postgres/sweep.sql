@@ -173,6 +173,11 @@ FROM shard.parked WHERE recipient = $1 AND sender = $2 AND provider = $3
   AND at_ms >= $4 AND at_ms < $5 AND number > $6
 ORDER BY number LIMIT $7;
 
+-- name: parked_alike
+-- The parked receipts of one operator's id that are about one recipient and sender.
+SELECT number FROM shard.parked WHERE recipient = $1 AND sender = $2 AND provider = $3
+  AND provider_message_id = $4 LIMIT $5;
+
 -- name: parked_get
 -- Whether a receipt is still parked.
 SELECT number FROM shard.parked WHERE number = $1;
