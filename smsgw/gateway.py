@@ -405,7 +405,7 @@ class Gateway:
             if (why := provider.trouble) is not None:
                 found[f"provider {name}"] = why
             elif self.allotter.links[name].probes():
-                found[f"provider {name}"] = "it does not answer; its breaker is open"
+                found[f"provider {name}"] = "it does not answer as it should; its breaker is open"
             elif self.fleet.changing(name):
                 found[f"provider {name}"] = "its connections are being exchanged or closed"
             elif (why := provider.warning) is not None:

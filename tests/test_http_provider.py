@@ -293,7 +293,14 @@ async def test_a_success_without_the_id_it_should_have_leaves_open_what_happened
     content: Any,
 ) -> None:
     outcome = await outcome_for(answering(200, content), id_path="id")
-    assert outcome == Outcome(Verdict.UNKNOWN, detail="HTTP 200: the answer has no id")
+    why = "HTTP 200: the answer has no id"
+    assert outcome == Outcome(Verdict.UNKNOWN, detail=why, timed_out=True)
+
+
+async def test_who_takes_some_parts_answers_though_another_has_no_id() -> None:
+    content = {"parts": [{"id": "m-1"}, {}]}
+    outcome = await outcome_for(answering(200, content), id_path="id", parts_path="parts")
+    assert (outcome.verdict, outcome.timed_out) == (Verdict.UNKNOWN, False)
 
 
 @pytest.mark.parametrize(
@@ -606,7 +613,7 @@ async def test_a_redirect_is_not_followed() -> None:
         outcome = await outcome_of(provider, desk)
         assert outcome.verdict is Verdict.UNKNOWN
         assert outcome.detail == "HTTP 307: a redirect, which is not followed"
-        assert not outcome.timed_out
+        assert outcome.timed_out
         assert not elsewhere.asked
 
 

@@ -120,11 +120,19 @@ async def gateway_error(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n")
 
 
+async def redirect(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 302 X\r\nLocation: /maintenance\r\nContent-Length: 0\r\n\r\n")
+
+
+async def page(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 6\r\n\r\n<html>")
+
+
 async def hang_up(_: asyncio.StreamWriter) -> None:
     """Read all of it, and say nothing."""
 
 
-@pytest.mark.parametrize("fault", [gateway_error, hang_up])
+@pytest.mark.parametrize("fault", [gateway_error, redirect, page, hang_up])
 async def test_faults_of_the_link_open_the_breaker(gateway_of: OpenGateway, fault: Any) -> None:
     async with raw(fault) as bad, serving(taken) as good:
         one = {"kind": "http", "id_path": "id", "breaker_failures": 2, "window": 3}

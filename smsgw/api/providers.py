@@ -135,7 +135,7 @@ class ProviderRoutes:
         if provider.trouble is not None:
             return "down", provider.trouble
         if link.probes():
-            return "breaker open", f"{link.failures} submits in a row had no answer"
+            return "breaker open", f"{link.failures} submits in a row had no answer of use"
         if link.paused:
             return "paused", "by hand; see smsgw resume provider"
         return "up", provider.warning

@@ -116,7 +116,8 @@ class Judge:
             verdict,
             detail=detail,
             retry_after_s=_seconds(answer.retry_after),
-            timed_out=verdict is Verdict.UNKNOWN and answer.status in LINK_FAULTS,
+            # What passes for an answer, but is none of the operator's, is no answer either.
+            timed_out=verdict is Verdict.UNKNOWN and (bool(why) or answer.status in LINK_FAULTS),
             answered=verdict is Verdict.NOT_SENT,
         )
         return outcome, f"the operator answers {link}" if word == "trouble" else None
@@ -169,7 +170,7 @@ def _whole(outcomes: list[Outcome], submission: Submission) -> Outcome:
         number: Outcome(Verdict.REFUSED, detail=one.detail) if is_lost else one
         for number, (one, is_lost) in enumerate(zip(outcomes, lost, strict=True), 1)
     }
-    whole = fold(parts)
+    whole = replace(fold(parts), timed_out=False)
     if taken < len(outcomes):
         detail = f"{taken} of {len(outcomes)} parts were taken; {whole.detail}"
         whole = replace(whole, detail=detail[:DETAIL_CHARACTERS_MAX])
