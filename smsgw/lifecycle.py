@@ -205,17 +205,28 @@ def _failed(
         finish(turn, message, Status.FAILED_PERM, Reason.RETRIES_EXHAUSTED)
         return
     turn.event(message, "failed_temporarily", outcome.detail)
-    message.route, at_once = next_route(message, parts.begun_by(turn, message))
-    wanted_at_ms = turn.now_ms + int((outcome.retry_after_s or 0.0) * 1000)
-    # Those that have failed before, in this row, may want it later still.
-    wanted_at_ms = max(wanted_at_ms, message.due_at_ms or 0)
-    if at_once and message.expires_at_ms > turn.now_ms:
-        message.due_at_ms = wanted_at_ms
-        queue_again(turn, message, rank_again(turn, message))
+    wanted_at_ms = _hand_on(turn, message, outcome.retry_after_s or 0.0, next_route)
+    if wanted_at_ms is None:
         return
     base_ms = rules.retry_base_ms / 2 if express else rules.retry_base_ms
     backoff_ms = min(base_ms * 2 ** (message.attempts - 1), rules.retry_max_ms) * jitter()
     _retry_at(turn, message, max(turn.now_ms + max(1, int(backoff_ms)), wanted_at_ms))
+
+
+def _hand_on(turn: Turn, message: Message, pause_s: float, next_route: NextRoute) -> int | None:
+    """Queue a message for those that have not failed to take it, if one of them is ready.
+
+    Returns:
+        Else, when those that have failed want it again.
+    """
+    message.route, at_once = next_route(message, parts.begun_by(turn, message))
+    # Those that have failed before, in this row, may want it later still.
+    wanted_at_ms = max(turn.now_ms + int(pause_s * 1000), message.due_at_ms or 0)
+    if not at_once or message.expires_at_ms <= turn.now_ms:
+        return wanted_at_ms
+    message.due_at_ms = wanted_at_ms
+    queue_again(turn, message, rank_again(turn, message))
+    return None
 
 
 def _retry_at(turn: Turn, message: Message, due_at_ms: int) -> None:
@@ -239,10 +250,14 @@ def _requeue_or_expire(turn: Turn, message: Message) -> None:
 
 
 def _step_aside(turn: Turn, message: Message, pause_s: float, next_route: NextRoute) -> None:
-    """Nothing was sent, and that may be the message's own fault: others go first for a while."""
-    message.route, _ = next_route(message, parts.begun_by(turn, message))
+    """Nothing was sent, and that may be the message's own fault.
+
+    Another operator gets it now; where none is ready, other messages go first for a while.
+    """
+    wanted_at_ms = _hand_on(turn, message, pause_s, next_route)
     message.provider = None
-    _retry_at(turn, message, turn.now_ms + max(1, int(pause_s * 1000)))
+    if wanted_at_ms is not None:
+        _retry_at(turn, message, max(turn.now_ms + 1, wanted_at_ms))
 
 
 def _unknown(

@@ -205,6 +205,34 @@ async def test_of_several_each_gets_a_message_once_before_any_gets_it_again(
     assert [one.count for one in operators] == [1, 0, 1, 1]
 
 
+async def test_what_steps_aside_goes_to_each_other_one_that_is_ready_before_it_waits(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    providers = {name: {**MOCK, "priority": at} for at, name in enumerate("abcd")}
+    gateway, (a, b, c, d) = await serve(gateway_of, providers)
+    await still(gateway)
+    down(gateway, d, "no connection")
+    client = await add_client(gateway)
+    message = await submitted(gateway, client)
+    # The one that was the last to say so has a rest.
+    for asked in ((a, b, c), (a, b)):
+        started_ms = clock.now_ms()
+        for operator in asked:
+            submission = await operator.next()
+            assert (submission.number, submission.attempt) == (message.number, 1)
+            assert clock.now_ms() == started_ms
+            operator.answer(submission, Verdict.NOT_SENT, retry_after_s=5.0, answered=True)
+        await flushed(gateway)
+        now = await message_of(gateway, message)
+        assert (now.status, now.attempts, now.provider) == (Status.FAILED_TEMP, 0, None)
+        assert now.due_at_ms == started_ms + 5000
+        clock.advance(5.0)
+        await sweep(gateway)
+    await delivered(gateway, message, a, await a.next())
+    assert (a.count, b.count, c.count, d.count) == (3, 2, 1, 0)
+    await assert_clean(gateway)
+
+
 async def test_with_nobody_else_ready_a_failure_waits_for_its_time(gateway_of: OpenGateway) -> None:
     gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": {**MOCK, "priority": 1}})
     down(gateway, b, "no connection")

@@ -731,6 +731,11 @@ async def test_a_message_that_fails_where_others_are_accepted_has_failed_itself(
         assert verdicts == [Verdict.NOT_SENT] + [Verdict.FAILED] * 11
 
 
+async def test_trouble_is_looked_at_again_after_our_own_time() -> None:
+    outcome = await outcome_for(answering(403, None, Retry_After="1800"), breaker_open_s=7.0)
+    assert (outcome.verdict, outcome.retry_after_s) == (Verdict.NOT_SENT, 7.0)
+
+
 async def test_suspects_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspects, "SUSPECTS_MAX", 2)
     known = suspects.Suspects()

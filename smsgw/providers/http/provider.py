@@ -158,7 +158,7 @@ class HttpProvider:
             return outcome
         if is_the_message:
             return replace(outcome, verdict=Verdict.FAILED, answered=False)
-        return replace(outcome, retry_after_s=max(rest_s, outcome.retry_after_s or 0.0))
+        return replace(outcome, retry_after_s=rest_s)
 
     def _in_trouble(self, why: str | None, pause_s: float) -> None:
         """Rest for a while, or no more."""
