@@ -51,8 +51,8 @@ class Grant:
     """Leave to claim from one queue for one provider.
 
     ``parts`` is how many parts may be claimed (a longer last message may overdraw), ``rank_max``
-    up to which rank; ``used`` is what the turn took. Where ``routes`` are named, it is for what
-    the turn itself brings, on any of them.
+    up to which rank; ``promised`` is how many probably will be, ``used`` what the turn took. Where
+    ``routes`` are named, it is for what the turn itself brings, on any of them.
     """
 
     route: int
@@ -61,6 +61,7 @@ class Grant:
     parts: int
     rank_max: int = RANK_MAX
     used: int = 0
+    promised: int = 0
     routes: frozenset[int] = frozenset()
 
     def covers(self, key: QueueKey) -> bool:
@@ -349,14 +350,17 @@ class Allotter:
         One for each operator, whatever is to come: places that were kept for each lane and route
         apart would be missing where there are few, and the message go to a worse operator.
         """
-        grants = []
+        grants: list[Grant] = []
         for name in self._in_order(self.links):
             link = self.links[name]
             routes = frozenset(route for route, names in self.routes.items() if name in names)
             parts = min(fresh, link.free(now_s) - sum(map(self._waits_on, routes)))
             if routes and parts > 0:
                 link.take(parts)
-                grants.append(Grant(ANY, ANY, name, parts, routes=routes))
+                before = sum(one.promised for one in grants if one.routes & routes)
+                promised = max(0, min(parts, fresh - before))
+                link.promised += promised
+                grants.append(Grant(ANY, ANY, name, parts, promised=promised, routes=routes))
         return grants
 
     def _free(self, route: int, now_s: float) -> dict[Lane, dict[str, int]]:
@@ -479,8 +483,10 @@ class Allotter:
             taken = min(parts, free[name])
             if taken > 0:
                 parts -= taken
-                self.links[name].take(taken)
-                grants.append(Grant(route, int(lane), name, taken, rank_max))
+                link = self.links[name]
+                link.take(taken)
+                link.promised += taken
+                grants.append(Grant(route, int(lane), name, taken, rank_max, promised=taken))
         return grants
 
     def _in_order(self, names: Iterable[str]) -> list[str]:
@@ -500,6 +506,7 @@ class Allotter:
         for grant in claim.grants:
             used = grant.used if committed else 0
             link = self.links[grant.provider]
+            link.promised -= grant.promised
             if used > grant.parts:
                 link.take(used - grant.parts)
             else:

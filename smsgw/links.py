@@ -38,7 +38,7 @@ class Bucket:
 
 def in_order(links: Iterable["Link"]) -> list["Link"]:
     """Operators by priority; of equals, the one first that was given least for its weight."""
-    return sorted(links, key=lambda link: (link.priority, link.ended))
+    return sorted(links, key=lambda link: (link.priority, link.ended + link.promised / link.weight))
 
 
 def level(links: Collection["Link"]) -> None:
@@ -50,7 +50,7 @@ def level(links: Collection["Link"]) -> None:
     for link in links:
         begun[link.priority] = max(link.began, begun.get(link.priority, 0.0))
     for link in links:
-        link.ended = max(link.ended, begun[link.priority])
+        link.ended = max(link.ended, begun[link.priority] - link.promised / link.weight)
 
 
 @dataclass(slots=True)
@@ -67,6 +67,8 @@ class Link:
 
     ``ended`` is how much it was given, in parts for its weight, and ``began`` what that was before
     the last time: of equals the one that was given least is next, however fast it answers.
+    ``promised`` is what turns that are under way will probably give it: that counts too, or all of
+    them would choose the same.
 
     ``usable`` is what the operator's connections say of themselves, ``paused`` and ``off`` what
     somebody has said: a paused one keeps what waits for it, one that is off takes part in nothing.
@@ -89,6 +91,7 @@ class Link:
     priority: int = 0
     began: float = 0.0
     ended: float = 0.0
+    promised: int = 0
     otp_share: float = 0.1
     usable: bool = True
     paused: bool = False

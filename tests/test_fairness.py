@@ -408,6 +408,52 @@ async def test_equals_share_by_weight_also_where_little_is_sent(otp: bool) -> No
         assert abs(got["mock"] - 20) <= 1
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["together", "in turn"])
+@pytest.mark.parametrize("fresh", [False, True], ids=["stored", "fresh"])
+@pytest.mark.parametrize(
+    ("shards", "weights"), [(1, (3, 1)), (4, (3, 1)), (8, (3, 1)), (8, (2, 5))]
+)
+def test_equals_share_by_weight_also_where_the_turns_of_shards_overlap(
+    shards: int, weights: tuple[int, int], fresh: bool, at_once: bool
+) -> None:
+    allotter = Allotter(0.2)
+    for name, weight in zip("ab", weights, strict=True):
+        allotter.links[name] = Link(name, 2000, Bucket(0.0), weight=weight)
+    allotter.routes = {0: ("a", "b"), 1: ("a",), 2: ("b",)}
+    waiting = {} if fresh else {(0, int(Lane.REGULAR)): MILLION}
+    got: Counter[str] = Counter()
+
+    def begun(shard: int) -> Claim:
+        allotter.report(shard, waiting, dict.fromkeys(waiting, 0))
+        return Claim(allotter.grants(shard, 100 * fresh, 0.0, 100), {})
+
+    def ended(claim: Claim) -> None:
+        left = 100
+        for grant in claim.grants:
+            grant.used = min(grant.parts, left)
+            left -= grant.used
+            got[grant.provider] += grant.used
+        allotter.settle_grants(claim, committed=True)
+        for grant in claim.grants:
+            allotter.links[grant.provider].give_back(grant.used)
+
+    turns = [begun(shard) for shard in range(shards)]
+    for _ in range(200):
+        if at_once:
+            for turn in turns:
+                ended(turn)
+            turns = [begun(shard) for shard in range(shards)]
+        else:
+            for shard in range(shards):
+                ended(turns[shard])
+                turns[shard] = begun(shard)
+    assert got.total() == 200 * shards * 100
+    assert got["a"] / got.total() == pytest.approx(weights[0] / sum(weights), abs=0.01)
+    for turn in turns:
+        allotter.settle_grants(turn, committed=False)
+    assert not any(link.promised or link.in_flight for link in allotter.links.values())
+
+
 async def test_a_slow_operator_is_given_its_share_as_long_as_it_has_room() -> None:
     async with World(window=90) as world:
         world.add_operator("slow", 90)
