@@ -34,7 +34,7 @@ from smsgw.ids import uuid_text
 from smsgw.links import Link
 from smsgw.metrics import Metrics
 from smsgw.models import ANSWER_OTP_FAILED, Message, Outcome, Reason, Rules, Status, Verdict
-from smsgw.providers.base import Submission
+from smsgw.providers.base import FAIR_S, Submission
 from smsgw.settings import OtpSettings
 from smsgw.store.base import SharedStore
 from smsgw.store.shard import Shard
@@ -432,7 +432,7 @@ class OtpDesk:
             self._watchers[number] = watcher
             # The receipt may come to another gateway.
             ended.add_done_callback(partial(_pass_on, watcher))
-        one = self._try(shard, code, link, take)
+        one = self._try(shard, code, link, take, first=True)
         try:
             with contextlib.suppress(TimeoutError, StorageUnavailable):
                 async with asyncio.timeout(one.submission.valid_s):
@@ -442,7 +442,7 @@ class OtpDesk:
                         if next_link is None:
                             break
                         tried.add(next_link.name)
-                        one = self._try(shard, code, next_link, take)
+                        one = self._try(shard, code, next_link, take, first=False)
                     if accepted is not None:
                         await accepted.future
                         await watcher
@@ -452,7 +452,7 @@ class OtpDesk:
         if one.outcome is None:
             # Then it is told at once.
             self._worker.providers[one.link.name].withdraw(one.submission)
-        if one.outcome is None and one.submission.valid_s:
+        if one.outcome is None and one.submission.valid_s and not one.submission.hurried:
             one.link.doubt(self._clock.monotonic_s(), self._settings.deadline_ms / 1000)
         if close is None:
             decide(one.outcome)
@@ -463,11 +463,18 @@ class OtpDesk:
         return decided
 
     def _try(
-        self, shard: Shard, code: _Code, link: Link, take: Callable[[_Try, Outcome], None]
+        self,
+        shard: Shard,
+        code: _Code,
+        link: Link,
+        take: Callable[[_Try, Outcome], None],
+        *,
+        first: bool,
     ) -> _Try:
         """Ask an operator to send it."""
         left_s = max(0.0, (code.message.expires_at_ms - self._clock.now_ms()) / 1000)
-        submission = _submission(shard, code.message, code.text, left_s)
+        hurried = not first and left_s < FAIR_S
+        submission = _submission(shard, code.message, code.text, left_s, hurried=hurried)
         one = _Try(link, submission, asyncio.get_running_loop().create_future())
         self._worker.submit_now(link.name, submission, partial(take, one))
         code.ahead.end()
@@ -548,7 +555,9 @@ def _is_left(decided: Decided, outcome: Outcome) -> bool:
     return decided.answer == ANSWER_OTP_FAILED and not ended_there
 
 
-def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Submission:
+def _submission(
+    shard: Shard, message: Message, text: str, valid_s: float, *, hurried: bool
+) -> Submission:
     """The one attempt to hand a code over; its text is nowhere else."""
     return Submission(
         shard=shard.number,
@@ -562,4 +571,5 @@ def _submission(shard: Shard, message: Message, text: str, valid_s: float) -> Su
         parts=message.parts,
         valid_s=valid_s,
         otp=True,
+        hurried=hurried,
     )

@@ -5,7 +5,8 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -484,18 +485,46 @@ async def test_no_connection_is_not_sent_and_the_operator_rests() -> None:
 
 
 async def test_a_connection_that_takes_too_long_is_not_sent() -> None:
-    # It accepts nothing, and its backlog is full.
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        port = full.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            async with connected(url=f"http://127.0.0.1:{port}/", connect_timeout_s=0.05) as (
-                provider,
-                desk,
-            ):
-                outcome = await outcome_of(provider, desk)
+    async with full() as url, connected(url=url, connect_timeout_s=0.05) as (provider, desk):
+        outcome = await outcome_of(provider, desk)
     assert outcome == Outcome(
         Verdict.NOT_SENT, timed_out=True, detail="no connection to the operator in time"
     )
+
+
+@asynccontextmanager
+async def full() -> AsyncIterator[str]:
+    """A server that accepts nothing, and whose backlog is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.mark.parametrize(("connect_timeout_s", "is_its_fault"), [(5.0, False), (0.02, True)])
+async def test_the_little_time_of_a_code_says_nothing_of_the_operator(
+    connect_timeout_s: float, is_its_fault: bool
+) -> None:
+    async with (
+        full() as url,
+        connected(url=url, connect_timeout_s=connect_timeout_s) as (provider, desk),
+    ):
+        outcome = await outcome_of(provider, desk, otp=True, valid_s=0.1)
+        why = "no connection to the operator in time"
+        assert outcome == Outcome(Verdict.NOT_SENT, timed_out=is_its_fault, detail=why)
+        assert provider.trouble == (why if is_its_fault else None)
+
+
+async def test_a_code_whose_time_is_over_is_not_sent() -> None:
+    async with (
+        serving(taken) as operator,
+        connected(url=operator.base_url) as (provider, desk),
+    ):
+        assert (await outcome_of(provider, desk)).verdict is Verdict.ACCEPTED
+        outcome = await outcome_of(provider, desk, otp=True, valid_s=0.0)
+        assert outcome == Outcome(Verdict.NOT_SENT, detail="its time is over")
+        assert provider.trouble is None
+        assert len(operator.asked) == 1
 
 
 async def test_a_name_without_an_address_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,13 +646,15 @@ async def test_a_redirect_is_not_followed() -> None:
         assert not elsewhere.asked
 
 
-async def test_a_code_is_waited_for_no_longer_than_it_is_good() -> None:
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_a_code_is_waited_for_no_longer_than_it_is_good(hurried: bool) -> None:
     async with (
         raw(never) as server,
         connected(url=server.url) as (provider, desk),
     ):
-        outcome = await outcome_of(provider, desk, otp=True, valid_s=0.05)
-        assert outcome == Outcome(Verdict.UNKNOWN, timed_out=True, detail="no answer in time")
+        outcome = await outcome_of(provider, desk, otp=True, valid_s=0.05, hurried=hurried)
+        why = "no answer in time"
+        assert outcome == Outcome(Verdict.UNKNOWN, timed_out=not hurried, detail=why)
 
 
 # TLS

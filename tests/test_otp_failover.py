@@ -118,6 +118,20 @@ async def test_after_its_deadline_a_code_goes_to_nobody_else(
     assert b.count == 0
 
 
+async def test_the_rest_of_a_codes_time_says_nothing_of_who_gets_it_late(
+    gateway_of: OpenGateway, clock: ManualClock
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": SECOND})
+    task = asked(gateway, await add_client(gateway))
+    submission = await a.next()
+    clock.advance(4.95)
+    a.answer(submission, Verdict.NOT_SENT)
+    late = await b.next()
+    assert (late.hurried, submission.hurried) == (True, False)
+    assert isinstance(await result_of(task), OtpUndeliverable)
+    assert gateway.allotter.links["b"].doubted_since_s is None
+
+
 def give_up(gateway: Gateway, clock: ManualClock) -> None:
     """Let the time of all that was submitted be over."""
     clock.advance(31)

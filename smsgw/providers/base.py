@@ -9,6 +9,8 @@ from smsgw.operators import ProviderSettings
 
 _DIGITS_MAX: Final = 15
 _SHORT_CODE_DIGITS_MAX: Final = 8
+FAIR_S: Final = 1.0
+"""What does not happen in less speaks against nobody."""
 NO_SHARD: Final = -1
 """The shard of a submission that belongs to no message, sent to try an operator out."""
 
@@ -39,7 +41,9 @@ class Submission:
 
     ``reference`` is our name for the message (its id); ``recipient`` is E.164 with the plus;
     ``text`` is whole, ``parts`` how many segments it is; ``valid_s`` how long the operator may
-    keep trying, counted from now. ``otp`` is a one-time code: worth nothing later.
+    keep trying, counted from now. ``otp`` is a one-time code: worth nothing later; one that is
+    ``hurried`` was with another operator first, and the little time that is left says nothing about
+    this one's health.
     ``accepted_parts`` were accepted in earlier attempts, counted from 1, and are not sent again.
     """
 
@@ -54,6 +58,7 @@ class Submission:
     parts: int
     valid_s: float
     otp: bool = False
+    hurried: bool = False
     accepted_parts: frozenset[int] = frozenset()
 
 

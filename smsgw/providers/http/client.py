@@ -23,11 +23,19 @@ _HEADERS: Final = {
 }
 
 
-class NotSentError(Exception):
+class _FailedError(Exception):
+    """What happened; ``late`` where nothing did, until its time was over."""
+
+    def __init__(self, why: str, *, late: bool = False) -> None:
+        super().__init__(why)
+        self.late = late
+
+
+class NotSentError(_FailedError):
     """No byte of the request has left."""
 
 
-class AnswerLostError(Exception):
+class AnswerLostError(_FailedError):
     """The request may have arrived, and no answer came back."""
 
 
@@ -85,13 +93,16 @@ class Client:
         Args:
             request: what to send.
             timeout_s: how long it may take in all.
-            connect_s: how long the connection may take; None for what the settings say.
+            connect_s: how long the connection may take; None for what the settings say. Neither
+                is 0, which is no limit for ``aiohttp``.
 
         Raises:
             NotSentError: it has not left.
             AnswerLostError: it may have.
         """
         assert self._session is not None
+        if connect_s is None:
+            connect_s = self._settings.connect_timeout_s
         progress = _Progress()
         answer: Answer | None = None
         try:
@@ -104,9 +115,7 @@ class Client:
                     headers=request.headers,
                     allow_redirects=False,
                     trace_request_ctx=progress,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None, connect=connect_s or self._settings.connect_timeout_s
-                    ),
+                    timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
                 ) as response,
             ):
                 answer = Answer(response.status, None, response.headers.get("Retry-After"))
@@ -114,10 +123,11 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # An address that cannot be one is a ValueError.
             # None of their own words: they may tell an address with a key in it.
+            late = isinstance(error, TimeoutError)
             if answer is None and progress.connected:
-                raise AnswerLostError(_why_lost(error)) from None
+                raise AnswerLostError(_why_lost(error), late=late) from None
             if answer is None:
-                raise NotSentError(_why_not_sent(error)) from None
+                raise NotSentError(_why_not_sent(error), late=late) from None
         return answer
 
     async def _body_of(self, response: aiohttp.ClientResponse) -> bytes | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from smsgw.logs import get
 from smsgw.models import Outcome, Verdict
 from smsgw.operators import HttpProviderSettings, ProviderSettings
-from smsgw.providers.base import Accepted, Sink, Submission
+from smsgw.providers.base import FAIR_S, Accepted, Sink, Submission
 from smsgw.providers.http.client import AnswerLostError, Client, NotSentError
 from smsgw.providers.http.judge import Judge
 from smsgw.providers.http.polls import Polls
@@ -130,15 +130,21 @@ class HttpProvider:
             timeout_s = min(timeout_s, submission.valid_s)
             # The other half is for another operator.
             connect_s = min(connect_s, timeout_s / 2)
+            if timeout_s <= 0:
+                return Outcome(Verdict.NOT_SENT, detail="its time is over")
         try:
             answer = await self._client.ask(self._requests.submit(submission), timeout_s, connect_s)
         except NotSentError as error:
+            if error.late and connect_s < min(settings.connect_timeout_s, FAIR_S):
+                # It is the code that had too little time.
+                return Outcome(Verdict.NOT_SENT, detail=str(error))
             # However many find out together, it is one sign of the operator's health.
             first = self.trouble is None
             self._in_trouble(str(error), PAUSE_S)
             return Outcome(Verdict.NOT_SENT, detail=str(error), timed_out=first)
         except AnswerLostError as error:
-            return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=True)
+            is_sign = not (error.late and submission.hurried)
+            return Outcome(Verdict.UNKNOWN, detail=str(error), timed_out=is_sign)
         outcome, trouble = judge.outcome(answer, submission)
         if trouble is not None:
             return self._troubled(submission, outcome, trouble)
