@@ -138,10 +138,15 @@ class Redirect(Request):
         wants.messages.add(self.number)
 
     def decide(self, turn: Turn) -> None:
-        """Write down who has it now; it is still the first attempt."""
+        """Write down who has it now; it is still the first attempt.
+
+        Answers whether it may leave: not when it has ended meanwhile, or its time is over.
+        """
         message = turn.messages[self.number]
-        turn.touch(message)
-        message.provider = self.provider
+        self.answer = message.status == Status.SENDING and turn.now_ms < message.expires_at_ms
+        if self.answer:
+            turn.touch(message)
+            message.provider = self.provider
 
 
 class AcceptedByOperator(Request):

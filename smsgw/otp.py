@@ -28,7 +28,7 @@ from smsgw.codes import (
     undeliverable,
 )
 from smsgw.entrance import Entrance
-from smsgw.errors import OtpUndeliverable, StorageUnavailable, TooManyRequests
+from smsgw.errors import OtpUndeliverable, SmsgwError, TooManyRequests
 from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
 from smsgw.links import Link
@@ -414,7 +414,7 @@ class OtpDesk:
                 self._late(one.link.name, one.submission, outcome)
                 return
             # At once, so that no receipt can overtake the answer it belongs to.
-            with contextlib.suppress(StorageUnavailable):
+            with contextlib.suppress(SmsgwError):
                 if not outcome.has_left:
                     pass
                 elif not handset or outcome.handset:
@@ -434,7 +434,7 @@ class OtpDesk:
             ended.add_done_callback(partial(_pass_on, watcher))
         one = self._try(shard, code, link, take, first=True)
         try:
-            with contextlib.suppress(TimeoutError, StorageUnavailable):
+            with contextlib.suppress(TimeoutError, SmsgwError):
                 async with asyncio.timeout(one.submission.valid_s):
                     tried = {link.name}
                     while not (await asyncio.shield(one.answered)).has_left:
@@ -446,14 +446,16 @@ class OtpDesk:
                     if accepted is not None:
                         await accepted.future
                         await watcher
+        except Exception:
+            # Whatever goes wrong, its hold must end.
+            if close is None:
+                decide(one.outcome)
+            raise
         finally:
             self._watchers.pop(number, None)
             shard.unwatch(number, ended)
         if one.outcome is None:
-            # Then it is told at once.
-            self._worker.providers[one.link.name].withdraw(one.submission)
-        if one.outcome is None and one.submission.valid_s and not one.submission.hurried:
-            one.link.doubt(self._clock.monotonic_s(), self._settings.deadline_ms / 1000)
+            self._give_up(one)
         if close is None:
             decide(one.outcome)
         assert close is not None
@@ -480,18 +482,27 @@ class OtpDesk:
         code.ahead.end()
         return one
 
+    def _give_up(self, one: _Try) -> None:
+        """Wait no longer: what has not left never does; and no answer in time is a doubt."""
+        # Where nothing has left, that is told at once.
+        self._worker.providers[one.link.name].withdraw(one.submission)
+        if one.outcome is None and one.submission.valid_s and not one.submission.hurried:
+            one.link.doubt(self._clock.monotonic_s(), self._settings.deadline_ms / 1000)
+
     async def _next(self, shard: Shard, code: _Code, tried: Collection[str]) -> Link | None:
         """A place on another operator, for a code of which no byte has left; if there is time."""
         if self._clock.now_ms() >= code.message.expires_at_ms:
             return None
         link = await self._place(code.draft, code.arrived_ms, code.ahead, tried)
-        if link is not None:
-            try:
-                await shard.ask(Redirect(code.message.number, link.name))
-            except BaseException:
+        if link is None:
+            return None
+        leaves = False
+        try:
+            leaves = await shard.ask(Redirect(code.message.number, link.name))
+        finally:
+            if not leaves:
                 link.give_back(code.draft.parts, unsent=code.draft.parts)
-                raise
-        return link
+        return link if leaves else None
 
     def _late(self, provider: str, submission: Submission, outcome: Outcome) -> None:
         """Note an answer that came too late to be the caller's, and have a dead code taken back."""

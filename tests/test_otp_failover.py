@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from smsgw import lifecycle
+from smsgw.admission import KeyUse, Replay
 from smsgw.clock import ManualClock
-from smsgw.codes import Decided
+from smsgw.codes import Decided, Redirect
 from smsgw.errors import OtpUndeliverable
 from smsgw.gateway import Gateway
 from smsgw.links import DOUBT_MIN_S
-from smsgw.models import Outcome, Reason, Status, Verdict
+from smsgw.models import ANSWER_OTP_FAILED, Outcome, Reason, Rules, Status, Verdict
+from smsgw.turn import Item, Request, Turn, Wants
 from tests.conftest import OpenGateway
 from tests.http_operators import raw, says, serving
 from tests.support import add_client, assert_clean, flushed
@@ -116,6 +119,85 @@ async def test_after_its_deadline_a_code_goes_to_nobody_else(
     a.answer(submission, Verdict.NOT_SENT)
     assert isinstance(await result_of(task), OtpUndeliverable)
     assert b.count == 0
+
+
+class Interrupted(Request):
+    """What another gateway does that takes this one for dead."""
+
+    def __init__(self, number: int, rules: Rules) -> None:
+        super().__init__()
+        self.number = number
+        self.rules = rules
+
+    def needs(self, wants: Wants) -> None:
+        wants.messages.add(self.number)
+        wants.parts.add(self.number)
+
+    def decide(self, turn: Turn) -> None:
+        lifecycle.recover(turn, turn.messages[self.number], self.rules)
+
+
+async def test_a_code_that_has_ended_goes_to_nobody_else(gateway_of: OpenGateway) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": SECOND})
+    client = await add_client(gateway)
+    task = asked(gateway, client)
+    submission = await a.next()
+    shard = gateway.shards.shards[submission.shard]
+    await shard.ask(Interrupted(submission.number, gateway.worker.rules))
+    a.answer(submission, Verdict.NOT_SENT)
+    assert isinstance(await result_of(task), OtpUndeliverable)
+    message = await stored(gateway, submission)
+    assert (message.reason, message.provider, b.count) == (Reason.INTERRUPTED, "a", 0)
+    assert gateway.allotter.links["b"].in_flight == 0
+    await assert_released(gateway, client)
+
+
+async def test_a_turn_that_comes_after_the_deadline_sends_a_code_to_nobody_else(
+    gateway_of: OpenGateway, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": SECOND})
+    task = asked(gateway, await add_client(gateway))
+    submission = await a.next()
+    shard = gateway.shards.shards[submission.shard]
+    put = shard.put
+
+    def slow(item: Item) -> None:
+        if isinstance(item, Redirect):
+            clock.advance(5)
+        put(item)
+
+    monkeypatch.setattr(shard, "put", slow)
+    a.answer(submission, Verdict.NOT_SENT)
+    assert isinstance(await result_of(task), OtpUndeliverable)
+    assert ((await stored(gateway, submission)).provider, b.count) == ("a", 0)
+
+
+@pytest.mark.parametrize("what", ["the turn", "the submit"])
+async def test_a_code_is_closed_whatever_goes_wrong(
+    gateway_of: OpenGateway, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    gateway, (a, b) = await serve(gateway_of, {"a": MOCK, "b": SECOND})
+    client = await add_client(gateway)
+    if what == "the turn":
+        monkeypatch.setattr(Redirect, "decide", broken)
+    else:
+        monkeypatch.setattr(b, "submit", broken)
+    key = KeyUse(b"k" * 16, b"f" * 16)
+    task = asked(gateway, client, key=key)
+    submission = await a.next()
+    a.answer(submission, Verdict.NOT_SENT, detail="no bind")
+    with pytest.raises(OtpUndeliverable if what == "the turn" else ZeroDivisionError):
+        await task
+    await flushed(gateway)
+    message = await stored(gateway, submission)
+    assert (message.status, message.last_error, b.count) == (Status.FAILED_PERM, "no bind", 0)
+    again = await ask(gateway, client, key=key)
+    assert isinstance(again, Replay)
+    assert again.record.answer == ANSWER_OTP_FAILED
+    await assert_released(gateway, client)
 
 
 async def test_the_rest_of_a_codes_time_says_nothing_of_who_gets_it_late(
