@@ -38,7 +38,10 @@ class Bucket:
 
 def in_order(links: Iterable["Link"]) -> list["Link"]:
     """Operators by priority; of equals, the one first that was given least for its weight."""
-    return sorted(links, key=lambda link: (link.priority, link.ended + link.promised / link.weight))
+    found = list(links)
+    if len(found) > 1:
+        found.sort(key=lambda link: (link.priority, link.ended + link.promised / link.weight))
+    return found
 
 
 def level(links: Collection["Link"]) -> None:

@@ -26,7 +26,6 @@ from smsgw.turn import OUTCOME, Item, Turn, Wants
 log = get(__name__)
 
 _NONE_ACCEPTED: Final[frozenset[int]] = frozenset()
-_NO_ANSWERS: Final = frozenset({Verdict.NOT_SENT, Verdict.UNKNOWN})
 
 
 class Settle(Item):
@@ -214,12 +213,14 @@ class Worker:
         flight = flights.pop((submission.number, submission.attempt), None)
         link = self._allotter.links[provider]
         verdict = outcome.verdict
+        is_answer = verdict is not Verdict.NOT_SENT and verdict is not Verdict.UNKNOWN
         duration_s = inf
         if flight is not None:
             # A place is free as soon as the operator has answered, not once that is on disk.
-            link.give_back(flight.parts, unsent=_unsent(submission, outcome))
+            has_rate = link.bucket.rate_per_s > 0
+            link.give_back(flight.parts, unsent=_unsent(submission, outcome) if has_rate else 0)
             duration_s = self._clock.monotonic_s() - flight.since_s
-            if outcome.answered or verdict not in _NO_ANSWERS:
+            if is_answer or outcome.answered:
                 link.answered(duration_s)
             self.on_landed()
             self._metrics.submitted(provider, verdict, duration_s)
@@ -235,7 +236,7 @@ class Worker:
             # Whoever gives up second, we or the provider, tells nothing new.
             if flight is not None and link.failed(self._clock.monotonic_s()):
                 log.warning("provider.silent", "its breaker is open", provider=provider)
-        elif verdict not in _NO_ANSWERS and link.worked(duration_s):
+        elif is_answer and link.worked(duration_s):
             log.info("provider.answers", "its breaker is closed again", provider=provider)
         if verdict is Verdict.THROTTLED:
             resume_at_s = self._clock.monotonic_s() + (outcome.retry_after_s or 1.0)
