@@ -466,20 +466,26 @@ def test_migrations_run_once_each(memory: sqlite3.Connection) -> None:
     assert memory.execute("SELECT * FROM b").fetchall() == [(1,)]
 
 
+@pytest.mark.parametrize("new", [True, False])
 def test_a_migration_that_fails_leaves_nothing_and_can_be_repeated(
-    memory: sqlite3.Connection,
+    memory: sqlite3.Connection, new: bool
 ) -> None:
     broken = [
         STEPS[0],
         (2, "second", "CREATE TABLE b (x INTEGER); INSERT INTO missing VALUES (1);"),
     ]
+    if not new:
+        migrate(memory, STEPS[:1], 4)
     with pytest.raises(sqlite3.OperationalError, match="missing"):
         migrate(memory, broken, 5)
     assert not memory.in_transaction
-    tables = memory.execute("SELECT name FROM sqlite_master").fetchall()
-    assert tables == [("migration",), ("a",)]
+    tables = [name for (name,) in memory.execute("SELECT name FROM sqlite_master")]
+    assert tables == (["migration"] if new else ["migration", "a"])
     migrate(memory, STEPS, 6)
-    assert memory.execute("SELECT number FROM migration").fetchall() == [(1,), (2,)]
+    assert memory.execute("SELECT number, applied_at_ms FROM migration").fetchall() == [
+        (1, 6 if new else 4),
+        (2, 6),
+    ]
 
 
 # Every rule of money and state stands in the schema a second time.
