@@ -93,9 +93,12 @@ class Receipts:
         stored: Callable[[bool], None] | None = None,
     ) -> None:
         """Take a receipt; see ``Sink.received``."""
-        keys = [(provider, one) for one in (identifier, *others)]
-        key = next((key for key in keys if key in self._ids), keys[0])
+        key = (provider, identifier)
         place = self._ids.get(key)
+        if place is None and others:
+            spelled = ((provider, one) for one in others)
+            key = next((other for other in spelled if other in self._ids), key)
+            place = self._ids.get(key)
         tell = None if stored is None else partial(_tell, stored)
         if place is not None and key not in self._lines:
             self._put(place, key, word, reason, tell)

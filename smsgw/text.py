@@ -9,6 +9,7 @@ reference, and the two halves of a character always stay in one part.
 import codecs
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 # In the order of their codes, 0x00 to 0x7F; ESC, at 0x1B, opens the pairs and is no character.
@@ -53,8 +54,9 @@ class TextSize(NamedTuple):
     characters: int
 
 
+@lru_cache(maxsize=128)
 def measure(text: str) -> TextSize:
-    """Count the parts of a text that ``refuse_text`` lets pass."""
+    """Count the parts of a text that ``refuse_text`` lets pass; of a campaign's text once."""
     coding = _GSM7 if _is_gsm7(text) else _UCS2
     characters = len(text)
     if coding.find_pair(text):

@@ -160,11 +160,13 @@ def batch_items(batch: BatchRequest, items_max: int) -> list[BatchItem | Invalid
 
 def _batch_item(raw: Any, defaults: Mapping[str, Any]) -> BatchItem | InvalidRequest:
     if defaults and isinstance(raw, dict):
-        given = {
-            field: value
-            for field, value in raw.items()
-            if value is not None or field not in defaults
-        }
+        given = raw
+        if None in raw.values():
+            given = {
+                field: value
+                for field, value in raw.items()
+                if value is not None or field not in defaults
+            }
         raw = {**defaults, **given}
     try:
         return _validated(BatchItem, raw)
