@@ -183,17 +183,22 @@ class Parked(Mapping[Key, int]):
         for failure in unread.values():
             raise failure
 
-    async def add(self, report: Report) -> None:
+    async def add(self, report: Report, *, decides: bool) -> None:
         """Park a receipt; returns once it is on disk.
+
+        One that ``decides`` nothing leaves half of the room to those that do.
 
         Raises:
             TooManyRequests: too many receipts are parked already.
             StorageUnavailable: it could not be stored.
         """
-        key = report.key
-        if self.rows + self._adding >= PARKED_MAX:
+        key, share = report.key, 1 if decides else 2
+        if self.rows + self._adding >= PARKED_MAX // share:
+            if not decides:
+                self._metrics.receipt("undecided")
+                return
             raise TooManyRequests("Too many receipts wait for their messages.", retry_after_s=60)
-        if key[1] and await self._alike(report) >= OF_ONE_ID_MAX:
+        if key[1] and await self._alike(report) >= OF_ONE_ID_MAX // share:
             self._metrics.receipt("repeated")
             return
         self._metrics.receipt("parked")

@@ -188,16 +188,21 @@ class Receipts:
     async def _take(self, report: Report) -> None:
         if await self._apply(report) or await self._adopt(report) or self._is_lost(report):
             return
-        await self.parked.add(report)
+        await self.parked.add(report, decides=lifecycle.decides(report.word))
         if any(key in self._ids for key in report.keys):
             await self._match(report.key)
 
     def _is_lost(self, report: Report) -> bool:
-        """Whether it is of no use to keep a receipt: it decides nothing, or names no message."""
+        """Whether it is of no use to keep a receipt: it names no message.
+
+        A number and a sender are enough for one that decides.
+        """
+        if report.keys:
+            return False
         if not lifecycle.decides(report.word):
             self._metrics.receipt("undecided")
             return True
-        if report.keys or report.about is not None:
+        if report.about is not None:
             return False
         self._metrics.receipt("nameless")
         if report.provider not in self._nameless:
