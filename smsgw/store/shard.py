@@ -358,10 +358,9 @@ class Shard:
         self.late = result.late
         if result.claims:
             self._hand_over(self, result.claims, result.accepted_parts)
-        postponed = set(result.postponed)
+        postponed = set(result.postponed) - self._told
         if postponed:
-            self._inbox.put_back([item for item in items if item in postponed - self._told])
-            self._ripe = True
+            self._inbox.put_back([item for item in items if item in postponed])
         for item, error in zip(items, result.errors, strict=False):
             if item in self._told or item in postponed:
                 continue
