@@ -387,6 +387,27 @@ async def test_work_of_our_own_takes_no_room_of_clients() -> None:
     assert clients(inbox.take(16, claims=True)) == [1, 2, 3, 4]
 
 
+async def test_places_are_kept_for_all_messages_that_a_turn_may_bring() -> None:
+    inbox = Inbox(Room(100), 1)
+    ours = Named(1)
+    ours.client_id = b""
+    for item in (ours, Large(2), Large(2), Named(3), Report(4)):
+        inbox.add(item)
+    assert inbox.fresh(4) == 10, "the first request, however large"
+    assert inbox.fresh(40) == 10
+    assert inbox.fresh(44) == 11
+    assert inbox.fresh(1000) == 21, "all there is, but not what is our own"
+    first = inbox.take(1, claims=True)
+    assert clients(first) == [4]
+    brought = inbox.take(44, claims=True)
+    assert clients(brought) == [1, 2, 3]
+    assert inbox.fresh(44) == 10
+    inbox.put_back(brought[2:])
+    assert inbox.fresh(44) == 11
+    inbox.clear()
+    assert inbox.fresh(44) == 0
+
+
 async def test_outcomes_do_not_keep_requests_out() -> None:
     inbox = Inbox(Room(100), 1)
     inbox.add(Named(1))

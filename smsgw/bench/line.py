@@ -88,7 +88,7 @@ def _round(
         step(f"{options.clients:,} clients")
         make_store(data, clients)
         step("gateway")
-        found = finished(data, plan)
+        found = finished(data, plan, more=_operator(options))
         step("audit")
         prove(data, int(found["messages"]))
         one |= (
@@ -102,6 +102,11 @@ def _round(
     return one
 
 
+def _operator(options: Line) -> children.Overrides:
+    """A mock operator whose window limits nothing, unless it is meant to."""
+    return {"providers": {"mock": {"kind": "mock", "window": options.window}}}
+
+
 def _on_servers(
     folder: Path,
     options: Line,
@@ -111,7 +116,7 @@ def _on_servers(
 ) -> dict[str, float]:
     """The same in PostgreSQL, with as many gateways as are wanted."""
     places = [folder / f"gateway{number}" for number in range(options.gateways)]
-    more: children.Overrides = {"store": {"shard_urls": list(options.shards)}}
+    more = {"store": {"shard_urls": list(options.shards)}} | _operator(options)
     with servers.borrowed(options.shards):
         step(f"{options.clients:,} clients in PostgreSQL")
         make_store(places[0], clients, more)

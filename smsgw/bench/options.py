@@ -28,7 +28,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Line(Options):
-    """``batch`` is messages a request; 0 is the single route.
+    """``batch`` is messages a request; 0 is the single route. ``window`` is of the mock operator.
 
     ``shards`` are URLs of PostgreSQL databases that hold no store, which ``gateways`` share; with
     ``beside_files`` the same load goes to one gateway with shards in files, too.
@@ -38,6 +38,7 @@ class Line(Options):
     clients: int = 10_000
     connections: int = 64
     batch: int = 0
+    window: int = 2_000
     shards: tuple[str, ...] = ()
     gateways: int = 1
     beside_files: bool = False

@@ -38,6 +38,9 @@ def line(
     rounds: _Rounds = Line.rounds,
     connections: _Connections = Line.connections,
     clients: _Clients = Line.clients,
+    window: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Of the mock operator: unanswered parts.")
+    ] = Line.window,
     shards: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="A PostgreSQL database without a store; several may be."),
@@ -61,6 +64,7 @@ def line(
         clients=clients,
         connections=connections,
         batch=batch,
+        window=window,
         shards=urls,
         gateways=gateways,
         beside_files=beside_files,

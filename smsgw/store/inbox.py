@@ -23,16 +23,23 @@ class Inbox:
         self._again: deque[Item] = deque()
         self._impatient = False
         self._requests: dict[bytes, deque[Request]] = {}
-        self._count = 0
+        self._count = self._units_of_clients = 0
 
     def __len__(self) -> int:
         again = sum(item.priority == OUTCOME for item in self._again)
         return len(self._urgent) + len(self._outcomes) + again + self._count
 
-    @property
-    def of_clients(self) -> int:
-        """How many requests there are that may bring a message: those that are not our own."""
-        return self._count - len(self._requests.get(b"", ()))
+    def fresh(self, units_max: int) -> int:
+        """How many messages the next turn brings at most, if it claims: those of clients."""
+        again = sum(item.units for item in self._again if item.priority != OUTCOME)
+        share = _share_of_requests(units_max)
+        brought = 0
+        for client, queue in self._requests.items():
+            if client:
+                brought += queue[0].units
+                if brought >= share:
+                    return again + brought
+        return again + min(self._units_of_clients, max(brought, share))
 
     @property
     def urgent(self) -> int:
@@ -85,6 +92,8 @@ class Inbox:
             queue.append(item)
         self._count += 1
         self._room.count += 1
+        if item.client_id:
+            self._units_of_clients += item.units
 
     def give_back(self, items: Sequence[Item]) -> None:
         """Put outcomes that could not be stored back where they were."""
@@ -109,7 +118,7 @@ class Inbox:
         self._room.count -= self._count
         self._urgent.clear()
         self._requests.clear()
-        self._count = 0
+        self._count = self._units_of_clients = 0
         return items
 
     def take(self, units_max: int, *, claims: bool = False) -> list[Item]:
@@ -137,16 +146,23 @@ class Inbox:
             items.append(item)
         requests = self._requests
         if claims:
-            units_max = min(units_max, units + max(1, units_max // 4))
+            units_max = min(units_max, units + _share_of_requests(units_max))
         while requests and units < units_max:
             client = next(iter(requests))
             queue = requests.pop(client)
             request = queue.popleft()
             self._count -= 1
             self._room.count -= 1
-            # Ours, which come one at a time, take nothing of what is there for clients.
-            units += request.units if client else 0
+            if client:
+                # Ours, which come one at a time, take nothing of what is there for clients.
+                units += request.units
+                self._units_of_clients -= request.units
             items.append(request)
             if queue:
                 requests[client] = queue
         return items
+
+
+def _share_of_requests(units_max: int) -> int:
+    """How much of a turn that claims is for requests."""
+    return max(1, units_max // 4)

@@ -258,8 +258,7 @@ class Shard:
         # answered: so nothing is claimed while much of that waits.
         if self.trouble or self._inbox.outcomes > units_max:
             return None
-        fresh = min(self._inbox.of_clients, units_max)
-        now_s = self._clock.monotonic_s()
+        fresh, now_s = self._inbox.fresh(units_max), self._clock.monotonic_s()
         grants = self._allotter.grants(self.number, fresh, now_s, units_max)
         return Claim(grants, dict(self.store.waiting), self._allotter.begun) if grants else None
 
