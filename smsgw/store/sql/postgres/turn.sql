@@ -131,8 +131,10 @@ BEGIN
             SELECT json_agg(json_build_array(number, encode(id, 'hex')))
             FROM shard.client WHERE number = ANY (busy)),
         'busy_messages', (
+            -- By their numbers: an index finds all messages of a client, of which there are many.
             SELECT json_agg(number) FROM shard.message
-            WHERE cardinality(busy) > 0 AND number = ANY (message_numbers) AND client = ANY (busy)),
+            WHERE cardinality(busy) > 0 AND number = ANY (message_numbers)
+              AND client + 0 = ANY (busy)),
         'unsafe', (
             SELECT json_agg(name)
             FROM unnest(ARRAY['fsync', 'synchronous_commit', 'full_page_writes']) AS name
@@ -164,7 +166,10 @@ BEGIN
                 i.answer, i.credits_cents, i.created_at_ms))
             FROM unnest(key_clients, key_digests) AS k (id, digest)
             JOIN shard.client AS c ON c.id = k.id
-            JOIN shard.idempotency AS i ON i.client = c.number AND i.digest = k.digest),
+            -- The limit has it looked up by the whole key: by the client alone, it finds many.
+            CROSS JOIN LATERAL (
+                SELECT * FROM shard.idempotency WHERE client = c.number AND digest = k.digest
+                LIMIT 1) AS i),
         'batches', (
             SELECT json_agg(json_build_array(
                 number, encode(id, 'hex'), client, size, done, accepted, rejections, credits_cents))
