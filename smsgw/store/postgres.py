@@ -232,8 +232,11 @@ class PostgresShard:
         except (ShardUnavailableError, StoreError):
             return False
 
-    async def look(self) -> dict[QueueKey, int]:
+    async def look(self, *, closely: bool = True) -> dict[QueueKey, int]:
         """Learn what other gateways have changed; returns the lowest rank of each queue.
+
+        Args:
+            closely: also whether something was left in flight.
 
         Raises:
             ShardUnavailableError: the server cannot answer now.
@@ -241,12 +244,13 @@ class PostgresShard:
         turns = self._turns
         reach = self.reach
         ((document,),) = await self.database.look(
-            self.own["look"], list(self.watched), reach.judges_at_s, reach.counted_s
+            self.own["look"], list(self.watched), reach.judges_at_s, reach.counted_s, closely
         )
         found = json.loads(document)
         self.reach.answered(found["now"])
         self.alive = frozenset(found["alive"] or ())
-        self.orphans = found["orphans"]
+        if closely:
+            self.orphans = found["orphans"]
         self.leads = found["first"] in (None, self.gateway)
         self.ended = found["ended"] or []
         if turns != self._turns:

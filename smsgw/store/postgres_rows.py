@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
 from typing import Any, Final
 
 from smsgw.models import Account, Batch, Flow, KeyRecord, Message, OtpCode, Part, Status
@@ -167,24 +166,19 @@ def fill(turn: Turn, wants: Wants, loaded: Loaded, kept: KeptMessages) -> None:
 
 
 def changes(turn: Turn) -> dict[str, Any]:
-    """What ``turn_write`` is to write of a turn; nothing of what did not change."""
-    moved = [*turn.new_messages.values(), *turn.changed_messages.values()]
+    """The document for ``turn_write``; nothing of what did not change."""
     queued = turn.queued.items()
     found: dict[str, Iterable[Any]] = {
         "add_clients": map(_row, turn.new_accounts.values()),
-        "change_clients": map(_account_changes, turn.changed_accounts.values()),
         "add_messages": map(_row, turn.new_messages.values()),
         "change_messages": map(_message_changes, turn.changed_messages.values()),
-        "landed": (m.number for m in turn.changed_messages.values() if m.status not in _FLYING),
-        "flying": ((m.number, m.status, m.attempts) for m in moved if m.status in _FLYING),
-        "add_entries": turn.entries,
+        "add_entries": (entry for entry in turn.entries if not _is_numbers(entry)),
         "set_keys": ((*_row(key), key.generation) for key in turn.new_keys.values()),
         "set_batches": map(_row, turn.new_batches.values()),
         "set_codes": map(_row, turn.new_codes.values()),
         "set_parts": map(_row, turn.changed_parts.values()),
         "dequeue": turn.unqueued.values(),
         "enqueue": ((*key, *place) for key, places in queued for place in places.values()),
-        "set_flows": ((*key, *astuple(flow)) for key, flow in turn.flows.items()),
         "add_backlog": ((*key, *counts) for key, counts in backlog_changes(turn).items()),
         "add_timers": turn.timers,
         "add_totals": turn.total_changes(),
@@ -194,6 +188,34 @@ def changes(turn: Turn) -> dict[str, Any]:
         },
     }
     return {name: rows for name, values in found.items() if (rows := list(values))}
+
+
+def numbers(turn: Turn) -> list[list[tuple[int, ...]]]:
+    """The rows of numbers for ``turn_write``, in the order of its parameters.
+
+    Raises:
+        ValueError: something belongs to a client whose account does not change.
+    """
+    accounts = turn.changed_accounts
+    owners = {message.client for message in turn.new_messages.values()}
+    owners.update(entry[0] for entry in turn.entries)
+    if strangers := owners - accounts.keys() - turn.new_accounts.keys():
+        raise ValueError(f"the account of client {min(strangers)} does not change")
+    changed = turn.changed_messages.values()
+    moved = [*turn.new_messages.values(), *changed]
+    return [
+        list(map(_account_changes, accounts.values())),
+        [entry[:8] for entry in turn.entries if _is_numbers(entry)],
+        [(message.number,) for message in changed if message.status not in _FLYING],
+        [(m.number, m.status, m.attempts) for m in moved if m.status in _FLYING],
+        [(*key, *_flow_changes(flow)) for key, flow in turn.flows.items()],
+    ]
+
+
+def _is_numbers(entry: Sequence[Any]) -> bool:
+    """Whether an entry in the ledger is about a message, and has no note."""
+    *_, message, note = entry
+    return message is not None and note is None
 
 
 def backlog_changes(turn: Turn) -> dict[QueueKey, tuple[int, int]]:
@@ -218,10 +240,9 @@ def _row(record: Any) -> list[Any]:
     ]
 
 
-def _account_changes(account: Account) -> tuple[Any, ...]:
+def _account_changes(account: Account) -> tuple[int, ...]:
     return (
         account.number,
-        account.name,
         account.weight,
         account.credits_cents,
         account.held_cents,
@@ -230,6 +251,10 @@ def _account_changes(account: Account) -> tuple[Any, ...]:
         account.waiting,
         account.paused,
     )
+
+
+def _flow_changes(flow: Flow) -> tuple[int, ...]:
+    return (flow.next_rank, flow.waiting, flow.parts, flow.again_rank, flow.served_rank)
 
 
 def _message_changes(m: Message) -> tuple[Any, ...]:

@@ -153,17 +153,31 @@ def _array(values: Sequence[int | bytes]) -> str:
     return f"{{{','.join(texts)}}}"
 
 
-def write_call(schema: str, document: Mapping[str, Any]) -> str:
+def write_call(
+    schema: str, document: Mapping[str, Any], numbers: Sequence[Sequence[tuple[int, ...]]]
+) -> str:
     """The call that writes a turn, as text that takes no parameters.
 
     Only such text can be sent together with the COMMIT. The document stands between dollar quotes
     and holds no dollar sign, so that nothing in it can end them, whatever the server's settings.
+
+    Args:
+        schema: the shard's.
+        document: what differs from row to row.
+        numbers: rows that are numbers only, in the order of the function's parameters.
     """
     text = json.dumps(document, separators=(",", ":"))
     if "\\u0000" in text:
         text = json.dumps(storable(document), separators=(",", ":"))
     text = text.replace("$", "\\u0024")
-    return f"SELECT {schema}.turn_write_{_digest()}($turn${text}$turn$)"
+    laid = ", ".join(map(_laid, numbers))
+    return f"SELECT {schema}.turn_write_{_digest()}($turn${text}$turn$, {laid})"
+
+
+def _laid(rows: Sequence[tuple[int, ...]]) -> str:
+    """Rows of numbers laid end to end, as PostgreSQL writes an array of them."""
+    row = ",".join(["%d"] * len(rows[0])) if rows else ""
+    return f"'{{{','.join([row % one for one in rows])}}}'"
 
 
 def storable(value: Any) -> Any:

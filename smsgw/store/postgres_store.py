@@ -30,6 +30,8 @@ log = get(__name__)
 
 BEATS: Final = 3
 """How often a lease is renewed before it would end."""
+CLOSELY_S: Final = 0.5
+"""How often a gateway looks for what another one has left in flight."""
 _POLLS_TO_LEARN: Final = 2
 
 
@@ -55,6 +57,7 @@ class PostgresStore:
         self._seat: Seat | None = None
         self._sql = statements.catalog_statements()
         self._pushed: dict[tuple[int, int], int] = {}
+        self._closely_at_s: dict[int, float] = {}
 
     @classmethod
     async def open(
@@ -192,8 +195,11 @@ class PostgresStore:
                 group.create_task(_again_and_again(poll_s, self._look_at, store, shard))
 
     async def _look_at(self, store: PostgresShard, shard: Shard) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if closely := now_s >= self._closely_at_s.get(store.number, 0.0):
+            self._closely_at_s[store.number] = now_s + CLOSELY_S
         try:
-            heads = await store.look()
+            heads = await store.look(closely=closely)
         except (ShardUnavailableError, StoreError):
             shard.probe()
         else:

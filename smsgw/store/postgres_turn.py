@@ -203,8 +203,8 @@ class Attempt:
         """The call that writes a turn; nothing where nothing has changed."""
         shard = self._shard
         try:
-            changes = rows.changes(turn)
-            if not changes and not turn.writes and not turn.waiting:
+            changes, numbers = rows.changes(turn), rows.numbers(turn)
+            if not changes and not any(numbers) and not turn.writes and not turn.waiting:
                 return ""
             self._wrote = True
             return statements.write_call(
@@ -217,6 +217,7 @@ class Attempt:
                     "waits": turn.waiting,
                     **changes,
                 },
+                numbers,
             )
         except (TypeError, ValueError) as error:
             raise OneFailed from error

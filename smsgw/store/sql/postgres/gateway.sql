@@ -58,7 +58,8 @@ SELECT greatest((SELECT max(number) FROM shard.message), (SELECT max(number) FRO
 -- What other gateways may have changed: what is queued and what waits, the first of each queue, who
 -- has express messages waiting, whether something was left in flight, and which of some messages
 -- are final; with the time by which leases can be judged later, $2 being that of an earlier look. A
--- gateway counts as alive whose lease ended no longer than $3 seconds ago.
+-- gateway counts as alive whose lease ended no longer than $3 seconds ago. What was left in flight
+-- takes a walk over all that is in flight, and is looked for where $4 says so.
 SELECT json_build_object(
     'now', extract(epoch FROM statement_timestamp()),
     'backlog', (
@@ -74,7 +75,7 @@ SELECT json_build_object(
         WHERE f.lane = 1 AND f.waiting > 0),
     'alive', (SELECT json_agg(number) FROM shard.gateway
               WHERE lease_until > clock_timestamp() - $3::double precision * interval '1 second'),
-    'orphans', EXISTS (
+    'orphans', $4::boolean AND EXISTS (
         SELECT 1 FROM shard.flight WHERE owner <> :own AND owner NOT IN (
             SELECT incarnation FROM shard.gateway
             WHERE lease_until > to_timestamp($2::double precision))),

@@ -200,15 +200,18 @@ END
 $function$;
 
 -- name: turn_write
--- Write what a turn changed; every statement costs something even where it finds nothing to do.
-CREATE FUNCTION shard.turn_write(turn jsonb) RETURNS void LANGUAGE plpgsql
+-- Write what a turn changed; every statement costs something even where it finds nothing to do. What
+-- there is most of comes as rows of numbers laid end to end: from JSON, that takes half as long again.
+CREATE FUNCTION shard.turn_write(
+    turn jsonb, accounts bigint[], entries bigint[], landed bigint[], flying bigint[], flows bigint[]
+) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $function$
 DECLARE
     own CONSTANT smallint := (turn->>'gateway')::smallint;
     own_incarnation CONSTANT bigint := (turn->>'incarnation')::bigint;
-    belonging bigint;
+    changed bigint;
 BEGIN
     UPDATE shard.gateway SET
         serial = (turn->>'serial')::bigint, waits = waits + (turn->>'waits')::bigint,
@@ -222,12 +225,17 @@ BEGIN
                (v->>10)::bigint, (v->>11)::smallint
         FROM jsonb_array_elements(turn->'add_clients') AS v;
     END IF;
-    IF turn ? 'change_clients' THEN
+    IF cardinality(accounts) > 0 THEN
         UPDATE shard.client AS c SET
-            name = v->>1, weight = (v->>2)::integer, credits_cents = (v->>3)::bigint,
-            held_cents = (v->>4)::bigint, charged_cents = (v->>5)::bigint, sequence = (v->>6)::bigint,
-            waiting = (v->>7)::bigint, paused = (v->>8)::smallint
-        FROM jsonb_array_elements(turn->'change_clients') AS v WHERE c.number = (v->>0)::bigint;
+            weight = accounts[i + 1], credits_cents = accounts[i + 2], held_cents = accounts[i + 3],
+            charged_cents = accounts[i + 4], sequence = accounts[i + 5], waiting = accounts[i + 6],
+            paused = accounts[i + 7]
+        FROM generate_series(1, cardinality(accounts), 8) AS i WHERE c.number = accounts[i];
+        -- Whatever is added below belongs to one of them, or to a new client.
+        GET DIAGNOSTICS changed = ROW_COUNT;
+        IF changed * 8 <> cardinality(accounts) THEN
+            RAISE EXCEPTION 'an account of nobody' USING ERRCODE = 'foreign_key_violation';
+        END IF;
     END IF;
     IF turn ? 'add_messages' THEN
         INSERT INTO shard.message
@@ -238,12 +246,7 @@ BEGIN
                (v->>19)::integer, v->>20, v->>21, v->>22, (v->>23)::bigint, (v->>24)::bigint,
                (v->>25)::bigint, (v->>26)::bigint, (v->>27)::bigint, (v->>28)::bigint,
                (v->>29)::smallint
-        FROM jsonb_array_elements(turn->'add_messages') AS v
-        JOIN shard.client AS c ON c.number = (v->>2)::bigint;
-        GET DIAGNOSTICS belonging = ROW_COUNT;
-        IF belonging <> jsonb_array_length(turn->'add_messages') THEN
-            RAISE EXCEPTION 'a message of nobody' USING ERRCODE = 'foreign_key_violation';
-        END IF;
+        FROM jsonb_array_elements(turn->'add_messages') AS v;
     END IF;
     IF turn ? 'change_messages' THEN
         UPDATE shard.message AS m SET
@@ -256,14 +259,13 @@ BEGIN
         FROM jsonb_array_elements(turn->'change_messages') AS v
         WHERE m.number = (v->>0)::bigint AND m.status < 10;
     END IF;
-    IF turn ? 'landed' THEN
-        DELETE FROM shard.flight WHERE message = ANY (
-            ARRAY(SELECT v::bigint FROM jsonb_array_elements_text(turn->'landed') AS v));
+    IF cardinality(landed) > 0 THEN
+        DELETE FROM shard.flight WHERE message = ANY (landed);
     END IF;
-    IF turn ? 'flying' THEN
+    IF cardinality(flying) > 0 THEN
         INSERT INTO shard.flight AS f
-        SELECT (v->>0)::bigint, CASE (v->>1)::smallint WHEN 2 THEN own_incarnation END, (v->>2)::integer
-        FROM jsonb_array_elements(turn->'flying') AS v
+        SELECT flying[i], CASE flying[i + 1] WHEN 2 THEN own_incarnation END, flying[i + 2]
+        FROM generate_series(1, cardinality(flying), 3) AS i
         ON CONFLICT (message) DO UPDATE SET
             owner = CASE WHEN excluded.owner IS NOT NULL THEN coalesce(f.owner, excluded.owner) END,
             attempt = excluded.attempt;
@@ -272,12 +274,13 @@ BEGIN
         INSERT INTO shard.entry
         SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
                (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint, v->>8
-        FROM jsonb_array_elements(turn->'add_entries') AS v
-        JOIN shard.client AS c ON c.number = (v->>0)::bigint;
-        GET DIAGNOSTICS belonging = ROW_COUNT;
-        IF belonging <> jsonb_array_length(turn->'add_entries') THEN
-            RAISE EXCEPTION 'an entry of nobody' USING ERRCODE = 'foreign_key_violation';
-        END IF;
+        FROM jsonb_array_elements(turn->'add_entries') AS v;
+    END IF;
+    IF cardinality(entries) > 0 THEN
+        INSERT INTO shard.entry
+        SELECT entries[i], entries[i + 1], entries[i + 2], entries[i + 3], entries[i + 4],
+               entries[i + 5], entries[i + 6], entries[i + 7], NULL
+        FROM generate_series(1, cardinality(entries), 8) AS i;
     END IF;
     IF turn ? 'set_keys' THEN
         INSERT INTO shard.idempotency (
@@ -324,11 +327,11 @@ BEGIN
                (v->>5)::integer
         FROM jsonb_array_elements(turn->'enqueue') AS v;
     END IF;
-    IF turn ? 'set_flows' THEN
+    IF cardinality(flows) > 0 THEN
         INSERT INTO shard.flow
-        SELECT (v->>0)::bigint, (v->>1)::bigint, (v->>2)::smallint, (v->>3)::bigint, (v->>4)::bigint,
-               (v->>5)::bigint, (v->>6)::bigint, (v->>7)::bigint
-        FROM jsonb_array_elements(turn->'set_flows') AS v
+        SELECT flows[i], flows[i + 1], flows[i + 2], flows[i + 3], flows[i + 4], flows[i + 5],
+               flows[i + 6], flows[i + 7]
+        FROM generate_series(1, cardinality(flows), 8) AS i
         ON CONFLICT (client, route, lane) DO UPDATE SET
             next_rank = excluded.next_rank, waiting = excluded.waiting, parts = excluded.parts,
             again_rank = excluded.again_rank, served_rank = excluded.served_rank;
