@@ -2,10 +2,10 @@
 
 A message gets the rank ``max(V, the client's next rank)``, and the client's next rank moves on by
 ``parts × QUANTUM / weight``; V, which never falls, is the rank last claimed, or the lowest that
-still waits where some shard has run ahead. Claiming takes the lowest ranks. So a campaign of a
-million is ranked far into the future by its own weight, and a newcomer's message is ranked now: one
-indexed integer, no scan over clients. A client with nothing waiting starts again behind what it was
-served last, not at V: or one that always sends its next message at once would always be first.
+waits for scarce places where some shard has run ahead. Claiming takes the lowest ranks. So a
+campaign of a million is ranked far into the future by its own weight, and a newcomer's message is
+ranked now: one indexed integer, no scan over clients. A client with nothing waiting starts again
+behind what it was served last, not at V: or who sends its next at once would always be first.
 
 The ``Allotter`` owns V for the whole process, the operators' free places and their tokens, and
 hands each shard's turn the grants it may claim for, following the lowest rank over all shards.
@@ -292,9 +292,12 @@ class Allotter:
             for (_, lane), parts in used.items():
                 least[lane] = min(parts, least.get(lane, parts))
             self._used = {key: used.get(key, least.get(key[1], 0)) for key in self._waits}
-        virtual = self.virtual
         for key, rank in self._claimed.items():
-            virtual[key] = max(virtual.get(key, 0), min(rank, lowest.get(key, rank)))
+            self._move_on(key, lowest.get(key, rank))
+
+    def _move_on(self, key: QueueKey, lowest: int) -> None:
+        """Move V on to the rank last claimed, but no further than the lowest that competes."""
+        self.virtual[key] = max(self.virtual.get(key, 0), min(self._claimed.get(key, 0), lowest))
 
     def start(self, shard: int, heads: Mapping[QueueKey, int]) -> None:
         """Learn at start which ranks a shard has; V is the lowest of all."""
@@ -454,25 +457,32 @@ class Allotter:
     def _may_claim(self, shard: int, key: QueueKey, stored: int, places: int) -> tuple[int, int]:
         """How many parts of what it has stored a shard may claim, and up to which rank.
 
-        Where places are scarce, none runs far ahead, each shard takes its share of the windows at
-        most at a time, and the last places are for those with the lowest heads: so ranks compare
-        across shards, whoever happens to look first. A share of the places that are free now would
-        leave most of them empty until all shards had their turns.
+        A shard with something earlier, but no more than its even share of the places, has them kept
+        for all of it, and until its turn holds up neither others nor V. Beside the rest, places are
+        scarce: none runs far ahead, each takes its share of the windows at most at a time, and the
+        last places are for the lowest heads: so ranks compare across shards, whoever looks first. A
+        share of what is free now would leave most of it empty until all had turns.
         """
-        others = [
-            view.heads.get(key, 0)
-            for number, view in self._shards.items()
-            if number != shard and view.works and view.waiting.get(key)
-        ]
-        if not stored or not others or places >= self._waits[key]:
+        if not stored or places >= self._waits[key]:
             return min(stored, places), RANK_MAX
         own = self._shards[shard].heads.get(key, 0)
-        shards = 1 + len(others)
-        rank_max = min(others) + max(AHEAD_MIN, ceil(places / shards)) * QUANTUM
+        others = [
+            (view.heads.get(key, 0), view.waiting[key])
+            for number, view in self._shards.items()
+            if number != shard and view.works and key in view.waiting
+        ]
+        share = places // (1 + len(others))
+        places -= sum(count for head, count in others if head < own and count <= share)
+        heads = [head for head, count in others if head >= own or count > share]
+        self._move_on(key, min([own, *heads]))
+        if not heads:
+            return min(stored, places), RANK_MAX
+        shards = 1 + len(heads)
+        rank_max = min(heads) + max(AHEAD_MIN, ceil(places / shards)) * QUANTUM
         if own > rank_max:
             return 0, rank_max
         windows = sum(self.links[name].window for name in self.routes[key[0]])
-        lower = sum(head < own for head in others)
+        lower = sum(head < own for head in heads)
         return max(0, min(stored, ceil(windows / shards), places - lower)), rank_max
 
     def _reserve(

@@ -5,6 +5,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -511,6 +513,66 @@ def test_what_is_free_goes_to_the_first_that_looks_but_a_whole_window_to_nobody(
     allotter.report(2, {(0, 0): MILLION}, {(0, 0): QUANTUM})
     link.give_back(4)
     assert [parts(shard) for shard in (2, 0)] == [1, 3]
+
+
+@pytest.mark.parametrize("whales", [1, 2, 3])
+@pytest.mark.parametrize("limits", [{"rate": 1000.0}, {"window": 16}], ids=["rate", "window"])
+def test_a_little_that_waits_elsewhere_leaves_nothing_unused(
+    limits: dict[str, float], whales: int
+) -> None:
+    allotter = Allotter(0.2)
+    bucket = Bucket(limits.get("rate", 0.0))
+    link = Link("op", int(limits.get("window", 500)), bucket, otp_share=0.0)
+    allotter.links["op"] = link
+    allotter.routes = {0: ("op",)}
+    key = (0, int(Lane.REGULAR))
+    # Whales wait in the first shards, one message of a newcomer in each of the three others.
+    ranks = dict.fromkeys(range(whales + 3), 0)
+    got: Counter[int] = Counter()
+
+    def turn(shard: int, now_s: float) -> None:
+        claim = Claim(allotter.grants(shard, 0, now_s), {})
+        for grant in claim.grants:
+            allowed = (grant.rank_max - ranks[shard]) // QUANTUM + 1
+            grant.used = max(0, min(grant.parts, allowed))
+            got[shard] += grant.used
+            ranks[shard] += grant.used * QUANTUM
+            link.give_back(grant.used)
+        allotter.settle_grants(claim, committed=True)
+        if claim.units:
+            last = SimpleNamespace(route=key[0], lane=key[1], rank=ranks[shard] - QUANTUM)
+            allotter.served([cast(Message, last)])
+        if shard < whales:
+            allotter.report(shard, {key: MILLION}, {key: ranks[shard]})
+        else:
+            assert claim.units == 1, "a newcomer waits for its shard's turn, never for a place"
+            allotter.report(shard, {}, {})
+            ranks[shard] = allotter.virtual[key]
+            allotter.report(shard, {key: 1}, {key: ranks[shard]})
+
+    for shard in ranks:
+        allotter.report(shard, {key: MILLION if shard < whales else 1}, {key: 0})
+    # Turns of a shard are 16 ms apart: so whenever a whale's shard looks, newcomers wait.
+    turns = 1000
+    for number in range(1, turns + 1):
+        for shard in ranks:
+            turn(shard, 0.016 * (number + shard / len(ranks)))
+    assert got.total() >= 16 * turns * 0.99
+    assert jain([got[shard] for shard in range(whales)]) > 0.999
+    # Nor does who comes now catch up with what the whales were given beside newcomers.
+    assert max(ranks[shard] for shard in range(whales)) - allotter.virtual[key] <= 50 * QUANTUM
+
+
+def test_no_places_are_kept_for_what_is_ranked_later() -> None:
+    allotter = Allotter(0.2)
+    link = allotter.links["op"] = Link("op", 100, Bucket(0.0), otp_share=0.0)
+    allotter.routes = {0: ("op",)}
+    allotter.report(0, {(0, 0): MILLION}, {(0, 0): 0})
+    allotter.report(1, {(0, 0): 40}, {(0, 0): 1000 * QUANTUM})
+    assert not allotter.grants(1, 0, 0.0)
+    while grants := allotter.grants(0, 0, 0.0):
+        assert grants[0].rank_max >= 1000 * QUANTUM
+    assert link.in_flight == 100
 
 
 async def test_housekeeping_takes_no_places() -> None:
