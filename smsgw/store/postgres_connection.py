@@ -380,6 +380,26 @@ class Database:
         with self._passing():
             return await self.write(statement, *parameters, places=self._beside)
 
+    async def tell(self, script: str) -> None:
+        """The same in one call, with statements that take no parameters; see ``beat``.
+
+        Raises:
+            ShardUnavailableError: the server cannot be told now.
+        """
+
+        async def work() -> None:
+            self.on_trips(1)
+            async with self.connection(self._beside) as connection:
+                try:
+                    await connection.execute(script)
+                except ERRORS as error:
+                    if is_passing(error, connection):
+                        raise ShardUnavailableError(sentence(error)) from error
+                    raise
+
+        with self._passing():
+            await _until_nobody_is_in_the_way(work)
+
     async def _fetch(
         self, places: Places, statement: str, parameters: Sequence[Any]
     ) -> list[tuple[Any, ...]]:

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from smsgw.store import statements
+from smsgw.turn import QueueKey
 
 CATALOG: Final = "smsgw_catalog"
 """The schema of the catalog, in the first database."""
@@ -170,11 +171,18 @@ def write_call(
     if "\\u0000" in text:
         text = json.dumps(storable(document), separators=(",", ":"))
     text = text.replace("$", "\\u0024")
-    laid = ", ".join(map(_laid, numbers))
-    return f"SELECT {schema}.turn_write_{_digest()}($turn${text}$turn$, {laid})"
+    arrays = ", ".join(map(laid, numbers))
+    return f"SELECT {schema}.turn_write_{_digest()}($turn${text}$turn$, {arrays})"
 
 
-def _laid(rows: Sequence[tuple[int, ...]]) -> str:
+def push_call(lease_s: float, version: int, ranks: Mapping[QueueKey, int]) -> str:
+    """What tells how far queues have come, and commits that, in one call."""
+    rows = laid([(*key, rank) for key, rank in ranks.items()])
+    push = catalog_statements()["virtual_push"].replace(":rows", rows)
+    return f"{begin_alone(lease_s, version)}; {push}; COMMIT"
+
+
+def laid(rows: Sequence[tuple[int, ...]]) -> str:
     """Rows of numbers laid end to end, as PostgreSQL writes an array of them."""
     row = ",".join(["%d"] * len(rows[0])) if rows else ""
     return f"'{{{','.join([row % one for one in rows])}}}'"

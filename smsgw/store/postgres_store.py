@@ -258,10 +258,8 @@ class PostgresStore:
             key: rank for key, rank in allotter.virtual.items() if rank > self._pushed.get(key, -1)
         }
         if ahead:
-            routes, lanes = zip(*ahead, strict=True)
-            await self.catalog.database.beat(
-                self._sql["virtual_push"], list(routes), list(lanes), list(ahead.values())
-            )
+            first = self.catalog.database
+            await first.tell(statements.push_call(self._settings.lease_s, first.version, ahead))
             self._pushed |= ahead
 
     async def close(self) -> None:

@@ -84,9 +84,11 @@ UPDATE catalog.gateway SET serving = false, lease_until = clock_timestamp()
 WHERE number = $1 AND incarnation = $2;
 
 -- name: virtual_push
--- Tell how far queues have come; none goes back.
+-- Tell how far queues have come: rows of numbers laid end to end; none goes back.
 INSERT INTO catalog.virtual AS v (route, lane, rank)
-SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::bigint[]) ORDER BY 1, 2
+SELECT rows.a[i], rows.a[i + 1], rows.a[i + 2]
+FROM (SELECT :rows::bigint[] AS a) AS rows, generate_series(1, cardinality(rows.a), 3) AS i
+ORDER BY 1, 2
 ON CONFLICT (route, lane) DO UPDATE SET rank = excluded.rank WHERE v.rank < excluded.rank;
 
 -- name: catalog_look
