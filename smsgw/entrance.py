@@ -19,6 +19,7 @@ from smsgw.admission import (
     Rejected,
     Replay,
 )
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
 from smsgw.errors import (
     ExpressGuaranteeUnavailable,
@@ -31,7 +32,6 @@ from smsgw.errors import (
     TextTooLong,
     TooManyRequests,
 )
-from smsgw.fairness import Allotter
 from smsgw.links import Bucket
 from smsgw.metrics import Metrics
 from smsgw.models import ANSWER_RUNNING, Batch, Lane, Rules

@@ -11,6 +11,7 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 from smsgw.admission import Draft
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
 from smsgw.errors import (
     InvalidRequest,
@@ -19,7 +20,6 @@ from smsgw.errors import (
     SmsgwError,
     StorageUnavailable,
 )
-from smsgw.fairness import Allotter
 from smsgw.ids import NUMBER_MAX
 from smsgw.links import Bucket, Link
 from smsgw.logs import get

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from smsgw.allotter import Allotter
 from smsgw.clock import JUMP_MS, Clock, SystemClock
 from smsgw.entrance import Entrance
 from smsgw.errors import InvalidRequest, StorageUnavailable
-from smsgw.fairness import Allotter, Unshelve
+from smsgw.fairness import Unshelve
 from smsgw.fleet import Fleet, doubts
 from smsgw.logs import get
 from smsgw.metrics import Metrics

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from smsgw.admission import Draft, KeyUse, Replay
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
 from smsgw.codes import (
     AcceptedByOperator,
@@ -29,7 +30,6 @@ from smsgw.codes import (
 )
 from smsgw.entrance import Entrance
 from smsgw.errors import OtpUndeliverable, SmsgwError, TooManyRequests
-from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
 from smsgw.links import Link
 from smsgw.metrics import Metrics

@@ -11,8 +11,8 @@ from math import inf
 from typing import Final, Protocol
 
 from smsgw import lifecycle
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
-from smsgw.fairness import Allotter
 from smsgw.ids import uuid_text
 from smsgw.logs import get
 from smsgw.metrics import Metrics

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from smsgw.admission import Admit, Draft, make_message
+from smsgw.allotter import Allotter
 from smsgw.clock import ManualClock
-from smsgw.fairness import Allotter
 from smsgw.ids import NumberSource, slot_of
 from smsgw.links import Bucket, Link
 from smsgw.metrics import Metrics

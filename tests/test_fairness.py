@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from smsgw.accounts import PauseClient
 from smsgw.admission import Accepted, BatchProgress
+from smsgw.allotter import Allotter
 from smsgw.clock import ManualClock
 from smsgw.entrance import Wish
-from smsgw.fairness import Allotter, Claim, Unshelve, shelf
+from smsgw.fairness import Claim, Unshelve, shelf
 from smsgw.gateway import Gateway
 from smsgw.ids import uuid_text
 from smsgw.links import Bucket, Link

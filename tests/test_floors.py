@@ -13,6 +13,7 @@ FLOORS = (
     {"ledger", "tariff", "routing", "parts", "links"},
     {"lifecycle"},
     {"fairness"},
+    {"allotter"},
     {"store", "providers"},
     {"admission"},
     {"entrance", "codes", "archive", "accounts"},

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from smsgw.fairness import Allotter
+from smsgw.allotter import Allotter
 from smsgw.links import Bucket, Link
 
 FAILURES_MAX = 3

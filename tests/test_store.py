@@ -12,9 +12,9 @@ import pytest
 
 from smsgw.accounts import AddClient, Adjust
 from smsgw.admission import Accepted, Admit, Draft
+from smsgw.allotter import Allotter
 from smsgw.clock import ManualClock
 from smsgw.errors import InternalError, StorageUnavailable, StoreError, TooManyRequests
-from smsgw.fairness import Allotter
 from smsgw.gateway import Gateway
 from smsgw.ids import slot_of
 from smsgw.links import Bucket, Link

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from math import inf
 from typing import Any, Final, NoReturn
 
+from smsgw.allotter import Allotter
 from smsgw.errors import StoreError
-from smsgw.fairness import Allotter
 from smsgw.logs import get
 from smsgw.settings import PostgresSettings, StoreSettings
 from smsgw.store import postgres_statements as statements

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
 from smsgw.errors import SmsgwError, StorageUnavailable
-from smsgw.fairness import Allotter, Claim
+from smsgw.fairness import Claim
 from smsgw.lifecycle import status_name
 from smsgw.logs import get
 from smsgw.metrics import Metrics

@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from smsgw.allotter import Allotter
 from smsgw.clock import Clock
-from smsgw.fairness import Allotter
 from smsgw.ids import slot_in, slot_of
 from smsgw.metrics import Metrics
 from smsgw.settings import PostgresSettings, StoreSettings
