@@ -31,7 +31,9 @@ from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 log = get(__name__)
 
 TURN_S: Final = 0.008
+TURN_BESIDE_CODES_S: Final = 0.0017
 UNITS_MIN: Final = 32
+UNITS_BESIDE_CODES: Final = (16, 64)
 UNITS_URGENT: Final = 8
 URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
@@ -244,14 +246,15 @@ class Shard:
     def _units_max(self) -> int:
         """How much the next turn takes: what costs the event loop about ``TURN_S``.
 
-        A one-time code needs two turns, one after the other: those are kept small, and so is every
-        turn while codes are being sent, since any of them may be in a code's way.
+        A one-time code needs two turns, one after the other: those are kept small, and every turn
+        is kept short while codes are being sent, since any of them may be in a code's way.
         """
         if self._inbox.urgent:
             self._room.urgent_until_s = self._clock.monotonic_s() + URGENT_S
             return UNITS_URGENT
         if self._clock.monotonic_s() < self._room.urgent_until_s:
-            return UNITS_MIN
+            least, most = UNITS_BESIDE_CODES
+            return min(most, max(least, int(TURN_BESIDE_CODES_S / self._unit_s)))
         return min(UNITS_MAX, max(UNITS_MIN, int(TURN_S / self._unit_s)))
 
     def _claim(self, units_max: int) -> Claim | None:
