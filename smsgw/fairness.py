@@ -95,12 +95,15 @@ class Claim(Item):
         return sum(grant.used for grant in self.grants)
 
     def decide(self, turn: Turn) -> None:
-        """Claim, in order of rank, what is on disk and what this turn has queued."""
+        """Claim, in order of rank, what is on disk and what this turn has queued.
+
+        Express first: leave for what the turn brings is the same for both lanes.
+        """
         for grant in self.grants:
             grant.used = 0
         keys = dict.fromkeys((grant.route, grant.lane) for grant in self.grants if not grant.routes)
         keys |= dict.fromkeys(key for key, places in turn.queued.items() if places)
-        for key in keys:
+        for key in sorted(keys, key=_lane, reverse=True):
             if grants := [grant for grant in self.grants if grant.covers(key)]:
                 self.heads[key] = self._claim(turn, key, grants)
 
@@ -160,6 +163,10 @@ class Claim(Item):
             places += [place for place in stored if place[1] not in gone]
         places.sort()
         return places
+
+
+def _lane(key: QueueKey) -> int:
+    return key[1]
 
 
 class Unshelve(Request):

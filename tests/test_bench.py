@@ -431,6 +431,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(
     [
         ("line", Line()),
         ("line --batch 100 --seconds 2 --clients 5", Line(batch=100, seconds=2, clients=5)),
+        ("line --window 700", Line(window=700)),
         ("smpp", Smpp()),
         ("smpp --binds 3 --window 30 --answer 5", Smpp(binds=3, window=30, answer_ms=5)),
         ("otp", Otp()),

@@ -12,6 +12,7 @@ import pytest
 
 from smsgw.accounts import AddClient, Adjust, Cancel, PauseClient
 from smsgw.admission import Accepted, Admit, AdmitBatch, Draft
+from smsgw.allotter import ANY
 from smsgw.errors import (
     BacklogFull,
     InsufficientCredits,
@@ -110,11 +111,15 @@ class Poison(Item):
             account.waiting = "many"  # type: ignore[assignment]
         elif self.kind == "unique":
             turn.entries.append((account.number, 1, 0, 0, 1, 0, 1, None, None))
+        elif self.kind == "fraction":
+            account.credits_cents += 0.5  # type: ignore[assignment]
+        elif self.kind == "endless":
+            account.credits_cents = float("inf")  # type: ignore[assignment]
         elif self.kind == "too large":
             account.credits_cents = 1 << 70
 
 
-POISONS = ["needs", "load", "decide", "check", "type", "unique", "too large"]
+POISONS = ["needs", "load", "decide", "check", "type", "unique", "fraction", "endless", "too large"]
 
 
 @pytest.mark.parametrize("kind", POISONS)
@@ -473,3 +478,13 @@ async def test_what_was_cancelled_a_moment_before_is_not_given_another_route(
     assert list(result.errors) == [None]
     assert rows(path, "SELECT route, message FROM queue") == [(5, waits.number)]
     assert findings(path) == []
+
+
+async def test_of_what_a_turn_brings_express_is_claimed_first(store: ShardStore) -> None:
+    regular = [admit() for _ in range(12)]
+    hurried = admit()
+    hurried.draft.lane = Lane.EXPRESS
+    places = Grant(ANY, ANY, "mock", 9, routes=frozenset({0}))
+    result = await turn(store, *regular, hurried, Claim([places], {}))
+    assert len(result.claims) == 9
+    assert hurried.answer.message.number in [message.number for message in result.claims]

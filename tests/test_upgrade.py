@@ -78,8 +78,16 @@ async def recorded() -> str:
         await store.close()
         made = statements.functions(store.schema).values()
     # How a transaction begins and ends differs between versions of the server.
-    calls = [call for one in scripts for call in re.findall(r"SELECT \w+\.turn_\w+\(.*\$\)", one)]
+    call = re.compile(r"SELECT \w+\.turn_\w+\(.*?\)(?=\) TO STDOUT|; COMMIT$|$)", re.DOTALL)
+    calls = [found for one in scripts for found in call.findall(one)]
+    assert any("turn_load" in one for one in calls)
+    assert any("turn_write" in one for one in calls)
     return BETWEEN.join([*made, *calls])
+
+
+@pytest.mark.backends("postgres")
+async def test_the_next_release_can_record_its_turns() -> None:
+    assert len((await recorded()).split(BETWEEN)) > len(statements.functions("any")) + 10
 
 
 @pytest.mark.backends("postgres")

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice, zip_longest
 from typing import Final
 
 from smsgw.errors import TooManyRequests
@@ -23,7 +24,7 @@ class Inbox:
         self._again: deque[Item] = deque()
         self._impatient = False
         self._requests: dict[bytes, deque[Request]] = {}
-        self._count = self._units_of_clients = 0
+        self._count = 0
 
     def __len__(self) -> int:
         again = sum(item.priority == OUTCOME for item in self._again)
@@ -33,13 +34,16 @@ class Inbox:
         """How many messages the next turn brings at most, if it claims: those of clients."""
         again = sum(item.units for item in self._again if item.priority != OUTCOME)
         share = _share_of_requests(units_max)
+        of_clients = (queue for client, queue in self._requests.items() if client)
         brought = 0
-        for client, queue in self._requests.items():
-            if client:
-                brought += queue[0].units
-                if brought >= share:
-                    return again + brought
-        return again + min(self._units_of_clients, max(brought, share))
+        # In turn by client, as they are taken.
+        for requests in zip_longest(*islice(of_clients, share)):
+            for request in requests:
+                if request is not None:
+                    brought += request.units
+                    if brought >= share:
+                        return again + brought
+        return again + brought
 
     @property
     def urgent(self) -> int:
@@ -92,8 +96,6 @@ class Inbox:
             queue.append(item)
         self._count += 1
         self._room.count += 1
-        if item.client_id:
-            self._units_of_clients += item.units
 
     def give_back(self, items: Sequence[Item]) -> None:
         """Put outcomes that could not be stored back where they were."""
@@ -118,7 +120,7 @@ class Inbox:
         self._room.count -= self._count
         self._urgent.clear()
         self._requests.clear()
-        self._count = self._units_of_clients = 0
+        self._count = 0
         return items
 
     def take(self, units_max: int, *, claims: bool = False) -> list[Item]:
@@ -153,10 +155,8 @@ class Inbox:
             request = queue.popleft()
             self._count -= 1
             self._room.count -= 1
-            if client:
-                # Ours, which come one at a time, take nothing of what is there for clients.
-                units += request.units
-                self._units_of_clients -= request.units
+            # Ours, which come one at a time, take nothing of what is there for clients.
+            units += request.units if client else 0
             items.append(request)
             if queue:
                 requests[client] = queue

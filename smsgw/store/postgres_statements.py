@@ -184,8 +184,9 @@ def push_call(lease_s: float, version: int, ranks: Mapping[QueueKey, int]) -> st
 
 def laid(rows: Sequence[tuple[int, ...]]) -> str:
     """Rows of numbers laid end to end, as PostgreSQL writes an array of them."""
-    row = ",".join(["%d"] * len(rows[0])) if rows else ""
-    return f"'{{{','.join([row % one for one in rows])}}}'"
+    # A number that is none, or has a fraction, is an error.
+    row = ",".join(["{:d}"] * len(rows[0])).format if rows else str
+    return f"'{{{','.join([row(*one) for one in rows])}}}'"
 
 
 def storable(value: Any) -> Any:

@@ -219,7 +219,7 @@ class Attempt:
                 },
                 numbers,
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise OneFailed from error
 
     def _rest(self, turn: Turn) -> list[tuple[str, list[tuple[Any, ...]]]]:
