@@ -31,7 +31,7 @@ from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 log = get(__name__)
 
 TURN_S: Final = 0.008
-TURN_BESIDE_CODES_S: Final = 0.001
+TURN_BESIDE_CODES_S: Final = 0.0017
 UNITS_MIN: Final = 32
 UNITS_BESIDE_CODES: Final = (16, 64)
 UNITS_URGENT: Final = 8
