@@ -11,7 +11,7 @@ import pytest
 
 from smsgw.accounts import AddClient, Adjust
 from smsgw.admission import Accepted, Admit, Draft, Replay, key_use
-from smsgw.errors import SmsgwError, StorageUnavailable, StoreError
+from smsgw.errors import InternalError, SmsgwError, StorageUnavailable, StoreError
 from smsgw.fairness import Claim, Grant
 from smsgw.gateway import Gateway
 from smsgw.models import Lane, Message, Outcome, Rules, Status, Verdict
@@ -36,7 +36,7 @@ from smsgw.turn import URGENT, Item, Turn
 from smsgw.worker import Settle
 from tests import postgres
 from tests.conftest import OpenGateway
-from tests.records import CLIENT, NOW_MS, RULES
+from tests.records import CLIENT, NOW_MS, RULES, an_account
 from tests.stores import IDENTITY, assert_memory_is_file, findings, plain, rows, turn
 from tests.support import (
     Scripted,
@@ -185,6 +185,22 @@ async def test_nothing_is_kept_of_before_a_connection_was_made_anew(
     # Another server may have taken over, and have given the same transaction ids to others.
     await turn(store, Adjust(CLIENT, 1, None, None))
     assert store.kept.take([message.number]) == {}
+
+
+async def test_what_belongs_to_an_account_that_is_gone_is_not_written(
+    store: PostgresShard, place: postgres.Schema
+) -> None:
+    class Stray(Item):
+        def decide(self, turn: Turn) -> None:
+            turn.touch_account(an_account(number=99))
+            turn.entries.append((99, 1, 2, NOW_MS, -5, 5, 5, 1, None))
+
+    stray, request = Stray(), admit()
+    result = await turn(store, stray, request)
+    assert [type(error) for error in result.errors] == [InternalError, type(None)]
+    assert "an account of nobody" in repr(result.errors[0].__cause__)
+    assert rows(place, "SELECT 1 FROM entry WHERE client = 99") == []
+    assert isinstance(request.answer, Accepted)
 
 
 async def test_a_turn_that_changes_nothing_writes_nothing(
@@ -682,6 +698,23 @@ async def test_the_seat_of_a_dead_gateway_is_free_and_those_of_others_are_not(
     await seats[5].leave()
     late = await Seat.take(database, tmp_path / "late", b"key")
     assert late.number == seats[5].number
+    await database.close()
+
+
+@pytest.mark.parametrize(("code", "tries"), [("40001", connection_module.TRIES), ("22012", 1)])
+async def test_what_cannot_be_told_leaves_a_connection_in_order(
+    url: str, code: str, tries: int
+) -> None:
+    database = Database(url, 0, PostgresSettings())
+    trips: list[int] = []
+    database.on_trips = trips.append
+    wrong = f"DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$"
+    await database.tell("BEGIN; CREATE TABLE told (); COMMIT")
+    with pytest.raises(ShardUnavailableError, match="not now"):
+        await database.tell(f"BEGIN; DROP TABLE told; {wrong}; COMMIT")
+    assert len(trips) == 1 + tries
+    assert await database.fetch("SELECT * FROM told") == []
+    assert database.connections_made == 1
     await database.close()
 
 

@@ -119,6 +119,13 @@ async def test_who_does_not_come_back_with_its_server_is_dead_after_a_lease(
     assert not other.orphans
     await watches(other, time, 0.1 * LEASE_S)
     assert other.orphans
+    other.orphans = False
+    await other.look(closely=False)
+    assert not other.orphans, "that was not looked for"
+    await other.look()
+    assert other.orphans
+    await other.look(closely=False)
+    assert other.orphans, "what was seen stays so until it is looked for again"
     assert await recovered(other) == 1
     assert status(place, message) == Status.UNCERTAIN
 

@@ -429,7 +429,7 @@ async def test_money_must_belong_to_a_client(store: ShardStore) -> None:
 
     result = await turn(store, Stray())
     assert isinstance(result.errors[0], InternalError)
-    assert re.search("FOREIGN KEY|client 99", repr(result.errors[0].__cause__))
+    assert re.search("FOREIGN ?KEY", repr(result.errors[0].__cause__), re.IGNORECASE)
 
 
 class InOneGo(Request):

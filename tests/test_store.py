@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smsgw.accounts import AddClient, Adjust
 from smsgw.admission import Accepted, Admit, Draft
@@ -404,6 +406,23 @@ async def test_places_are_kept_for_all_messages_that_a_turn_may_bring() -> None:
     assert inbox.fresh(48) == 0
     inbox.put_back(brought[2:])
     assert inbox.fresh(4) == 11
+    inbox.clear()
+    assert inbox.fresh(4) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=40), st.integers(1, 300))
+async def test_a_turn_brings_no_more_than_places_were_kept_for(
+    requests: list[tuple[int, bool]], units_max: int
+) -> None:
+    inbox = Inbox(Room(1000), 1)
+    for client, large in requests:
+        item = Large(client) if large else Named(client)
+        if not client:
+            item.client_id = b""
+        inbox.add(item)
+    kept = inbox.fresh(units_max)
+    brought = inbox.take(units_max, claims=True)
+    assert kept == sum(item.units for item in brought if isinstance(item, Named) and item.client)
 
 
 async def test_outcomes_do_not_keep_requests_out() -> None:

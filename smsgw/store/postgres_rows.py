@@ -1,4 +1,7 @@
-"""Between a turn and the two documents that it exchanges with PostgreSQL: loaded, written."""
+"""Between a turn and what it exchanges with PostgreSQL.
+
+A document is loaded; a document and rows of numbers are written.
+"""
 
 import json
 from collections import defaultdict
@@ -200,7 +203,7 @@ def numbers(turn: Turn) -> list[list[tuple[int, ...]]]:
     owners = {message.client for message in turn.new_messages.values()}
     owners.update(entry[0] for entry in turn.entries)
     if strangers := owners - accounts.keys() - turn.new_accounts.keys():
-        raise ValueError(f"the account of client {min(strangers)} does not change")
+        raise ValueError(f"no foreign key: the account of client {min(strangers)} does not change")
     changed = turn.changed_messages.values()
     moved = [*turn.new_messages.values(), *changed]
     return [
@@ -214,8 +217,7 @@ def numbers(turn: Turn) -> list[list[tuple[int, ...]]]:
 
 def _is_numbers(entry: Sequence[Any]) -> bool:
     """Whether an entry in the ledger is about a message, and has no note."""
-    *_, message, note = entry
-    return message is not None and note is None
+    return entry[7] is not None and entry[8] is None
 
 
 def backlog_changes(turn: Turn) -> dict[QueueKey, tuple[int, int]]:
@@ -241,6 +243,7 @@ def _row(record: Any) -> list[Any]:
 
 
 def _account_changes(account: Account) -> tuple[int, ...]:
+    """What is written of an account that changes: all but its name, which never does."""
     return (
         account.number,
         account.weight,

@@ -31,9 +31,10 @@ from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 log = get(__name__)
 
 TURN_S: Final = 0.008
-TURN_BESIDE_CODES_S: Final = 0.0017
 UNITS_MIN: Final = 32
+TURN_BESIDE_CODES_S: Final = 0.0017
 UNITS_BESIDE_CODES: Final = (16, 64)
+"""The same while codes are being sent: never less than the first, nor more than the second."""
 UNITS_URGENT: Final = 8
 URGENT_S: Final = 1.0
 STAND_BACK_S: Final = 0.001
