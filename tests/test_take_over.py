@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from smsgw.cli.call import open_door
 from tests import postgres
 from tests.stores import rows
 from tests.test_migrate import (
@@ -14,12 +13,12 @@ from tests.test_migrate import (
     cannot_open,
     data,
     filled,
+    in_use,
     killed,
     migrate,
     quiet,
     ran,
     refused,
-    settings,
     stop_at,
     url,
     views,
@@ -147,7 +146,7 @@ def test_a_store_that_gateways_use_is_not_taken_over(
     elsewhere = data.with_name("elsewhere")
     complaint = refused(capsys, "--data", elsewhere, "shards", "take-over", "--yes")
     assert "no other data directory moves a store" in complaint
-    with open_door(data, lambda: settings(url), "test"):
+    with in_use(data, url):
         note = "INSERT INTO meta VALUES ('moving', 'nobody out')"
         rows(postgres.Schema(url, "smsgw_catalog"), note)
         complaint = refused(capsys, "--data", elsewhere, "shards", "take-over", "--yes")
