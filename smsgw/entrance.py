@@ -5,6 +5,7 @@ it came.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -90,7 +91,7 @@ class Entrance:
         self._numbers = Numbers(settings.numbers.default_region)
         billing = settings.billing
         self.tariff = Tariff(billing.part_cents, billing.express_part_cents, billing.otp_part_cents)
-        self._buckets: dict[bytes, Bucket] = {}
+        self._buckets: OrderedDict[bytes, Bucket] = OrderedDict()
         self._express_coming = 0
         self._batches_running: set[int] = set()
         self._rests: set[asyncio.Future[Any]] = set()
@@ -169,7 +170,7 @@ class Entrance:
         bucket = self._buckets.get(client_id)
         if bucket is None:
             if len(self._buckets) >= _CLIENTS_MAX:
-                del self._buckets[next(iter(self._buckets))]
+                self._buckets.popitem(last=False)
             bucket = Bucket(rate, burst_s=1.0, tokens=max(1.0, rate), at_s=now_s)
             self._buckets[client_id] = bucket
         bucket.rate_per_s = rate

@@ -9,7 +9,7 @@ goes on in a task of its own, so a caller that hangs up changes nothing.
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +60,7 @@ class NumberLimits:
         self._interval_ms = round(interval_s * 1000)
         self._window_ms = round(window_s * 1000)
         self._window_max = window_max
-        self._sent: dict[int, deque[int]] = {}
+        self._sent: OrderedDict[int, deque[int]] = OrderedDict()
 
     @property
     def horizon_ms(self) -> int:
@@ -98,7 +98,7 @@ class NumberLimits:
         if self.horizon_ms:
             self._sent.setdefault(recipient, deque()).append(now_ms)
             if len(self._sent) > _NUMBERS_MAX:
-                del self._sent[next(iter(self._sent))]
+                self._sent.popitem(last=False)
 
     def forgive(self, recipient: int, at_ms: int) -> None:
         """Take back a code that did not leave."""
@@ -243,7 +243,7 @@ class OtpDesk:
         self._watchers = watchers
         self._tasks: set[asyncio.Task[Any]] = set()
         # Of several answers to one code, each says again which parts were accepted.
-        self._taken_back: dict[tuple[str, int, str], None] = {}
+        self._taken_back: OrderedDict[tuple[str, int, str], None] = OrderedDict()
         self._landed = asyncio.Event()
         worker.on_landed = self._landed.set
         worker.on_late_code = self._late
@@ -526,7 +526,7 @@ class OtpDesk:
                 self._metrics.otp_cancelled(provider)
                 self._taken_back[one] = None
                 if len(self._taken_back) > _TAKEN_BACK_MAX:
-                    del self._taken_back[next(iter(self._taken_back))]
+                    self._taken_back.popitem(last=False)
 
     def _undeliverable(self, message: Message) -> OtpUndeliverable:
         self._metrics.otp("refused")

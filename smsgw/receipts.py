@@ -8,6 +8,7 @@ messages are in doubt. Nothing is acknowledged before it is on disk.
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
@@ -55,7 +56,7 @@ class Receipts:
         self._shards = shards
         self._rules = rules
         self._metrics = metrics
-        self._ids: dict[Key, Place] = {}
+        self._ids: OrderedDict[Key, Place] = OrderedDict()
         # What is being done about an id, the last of it: receipts of one id keep their order.
         self._lines: dict[Key, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,7 +79,7 @@ class Receipts:
         ids = self._ids
         ids[key] = (shard, number, part)
         if len(ids) > IDS_MAX:
-            del ids[next(iter(ids))]
+            ids.popitem(last=False)
         for parked in self.parked.spelled(key):
             self._keep(self._line_up(parked, partial(self._match, parked)))
 

@@ -279,22 +279,28 @@ async def test_a_clean_end_leaves_no_log(path: Path) -> None:
     assert store.wal_bytes() == 0
 
 
+async def folded(store: SqliteShard) -> None:
+    """Go on until nobody folds any more."""
+    while store._log._folding is not None:
+        await asyncio.wait([store._log._folding])
+        await store.tidy()
+
+
 async def test_a_log_that_grew_too_long_is_folded_back(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 5_000)
+    monkeypatch.setattr("smsgw.store.sqlite_log._FIRST_CHANGES", 5_000)
     store = await open_shard(path, wal_bytes_max=1)
     for page in range(60):
         clients = [AddClient((page * 100 + n).to_bytes(16, "big"), "test") for n in range(100)]
         await turn(store, *clients)
     long = store.wal_bytes()
     await store.tidy()
-    assert store._folding is not None
-    # Turns go on meanwhile; what they leave is folded by the writer.
+    assert store._log._folding is not None
+    # Turns go on meanwhile; what they leave is folded too.
     await turn(store, AddClient(b"x" * 16, "test"))
     assert store.wal_bytes() >= long
-    await asyncio.wait([store._folding])
-    await store.tidy()
+    await folded(store)
     assert store.wal_bytes() == 0
     assert (await store.read("client_by_id", b"x" * 16))[0][3] == "test"
     await store.close()
@@ -304,17 +310,17 @@ async def test_no_fold_begins_where_nothing_was_committed_since_the_last(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a one, and a commit at that moment, is what SQLite before 3.51.3 corrupts a log by."""
-    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 0)
+    monkeypatch.setattr("smsgw.store.sqlite_log._FIRST_CHANGES", 0)
     store = await open_shard(path, wal_bytes_max=1)
     begun: list[str] = []
-    store._folder.raw.set_trace_callback(begun.append)
+    store._log._folder.raw.set_trace_callback(begun.append)
 
     async def tidied() -> int:
         """How many folds the next two calls begin."""
         begun.clear()
         await store.tidy()
-        assert store._folding is not None
-        await asyncio.wait([store._folding])
+        assert store._log._folding is not None
+        await asyncio.wait([store._log._folding])
         await store.tidy()
         return sum("wal_checkpoint" in statement for statement in begun)
 
@@ -330,22 +336,50 @@ async def test_no_fold_begins_where_nothing_was_committed_since_the_last(
     await store.close()
 
 
+@pytest.mark.parametrize(("times", "by_writer"), [(1, True), (3, False)])
+async def test_the_log_begins_anew_without_the_writer_once_a_fold_meets_no_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch, times: int, by_writer: bool
+) -> None:
+    monkeypatch.setattr("smsgw.store.sqlite_log._FIRST_CHANGES", 20)
+    monkeypatch.setattr("smsgw.store.sqlite_log._TIMES_BESIDE", times)
+    store = await open_shard(path)
+    clients = itertools.count()
+    said: list[str] = []
+    store._writer.raw.set_trace_callback(said.append)
+
+    async def turn_and_tidy() -> None:
+        await turn(store, AddClient(next(clients).to_bytes(16, "big"), "test"))
+        await store.tidy()
+
+    while store._log._folding is None:
+        await turn_and_tidy()
+    length = store.wal_bytes()
+    while store._log._folding is not None:
+        await asyncio.wait([store._log._folding])
+        await turn_and_tidy()
+    assert any("wal_checkpoint" in statement for statement in said) is by_writer
+    for _ in range(5):
+        await turn_and_tidy()
+    assert store.wal_bytes() == length, "it is written from its beginning"
+    await store.close()
+
+
 async def test_a_log_is_folded_back_when_it_is_nearly_as_long_as_it_may_be(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 100)
+    monkeypatch.setattr("smsgw.store.sqlite_log._FIRST_CHANGES", 100)
     wal_bytes_max = 2_000_000
     store = await open_shard(path, wal_bytes_max=wal_bytes_max)
     clients = itertools.count()
     lengths = []
     for _ in range(4):
-        while store._folding is None:
+        while store._log._folding is None:
             new = [AddClient(next(clients).to_bytes(16, "big"), "test") for _ in range(10)]
             await turn(store, *new)
             await store.tidy()
-        await asyncio.wait([store._folding])
-        lengths.append(store._folding.result())
-        await store.tidy()
+        await asyncio.wait([store._log._folding])
+        lengths.append(store._log._folding.result())
+        await folded(store)
     first, *_, last = lengths
     assert first < wal_bytes_max / 10
     assert wal_bytes_max / 2 < last < wal_bytes_max
@@ -356,11 +390,11 @@ async def test_a_log_is_folded_back_when_it_is_nearly_as_long_as_it_may_be(
 async def test_a_log_is_being_folded_back_when_the_shard_is_closed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smsgw.store.sqlite._FIRST_FOLD_CHANGES", 1)
+    monkeypatch.setattr("smsgw.store.sqlite_log._FIRST_CHANGES", 1)
     store = await open_shard(path)
     await turn(store, AddClient(CLIENT, "test", 1, 1000))
     await store.tidy()
-    assert store._folding is not None
+    assert store._log._folding is not None
     await store.close()
     assert store.wal_bytes() == 0
 

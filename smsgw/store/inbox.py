@@ -1,6 +1,6 @@
 """What waits for a shard's next turn."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from itertools import islice, zip_longest
 from typing import Final
@@ -23,7 +23,7 @@ class Inbox:
         self._outcomes: deque[Item] = deque()
         self._again: deque[Item] = deque()
         self._impatient = False
-        self._requests: dict[bytes, deque[Request]] = {}
+        self._requests: OrderedDict[bytes, deque[Request]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
@@ -150,8 +150,7 @@ class Inbox:
         if claims:
             units_max = min(units_max, units + _share_of_requests(units_max))
         while requests and units < units_max:
-            client = next(iter(requests))
-            queue = requests.pop(client)
+            client, queue = requests.popitem(last=False)
             request = queue.popleft()
             self._count -= 1
             self._room.count -= 1

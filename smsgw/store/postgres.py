@@ -16,6 +16,7 @@ again. No process need end.
 import asyncio
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -81,7 +82,7 @@ class PostgresShard:
         self._serial = 0
         self._turns = 0
         # Of clients: number and weight, to weigh express promises with.
-        self._clients: dict[bytes, tuple[int, int]] = {}
+        self._clients: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         # By route, of those with express messages waiting: parts and weight.
         self._express: dict[int, dict[int, tuple[int, int]]] = {}
 
@@ -279,7 +280,7 @@ class PostgresShard:
         for account in turn.accounts.values():
             self._clients[account.id] = (account.number, account.weight)
         while len(self._clients) > _CLIENTS_MAX:
-            del self._clients[next(iter(self._clients))]
+            self._clients.popitem(last=False)
         for (client, route, lane), flow in turn.flows.items():
             if lane == Lane.EXPRESS:
                 express = self._express.setdefault(route, {})

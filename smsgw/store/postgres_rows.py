@@ -4,7 +4,7 @@ A document is loaded; a document and rows of numbers are written.
 """
 
 import json
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -52,7 +52,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._messages: dict[int, tuple[int, Message]] = {}
+        self._messages: OrderedDict[int, tuple[int, Message]] = OrderedDict()
 
     def take(self, numbers: Iterable[int]) -> dict[int, tuple[int, Message]]:
         """Take out those of these messages that are here."""
@@ -66,7 +66,7 @@ class Kept:
                 if message.status in _UNDER_WAY:
                     self._messages[number] = (xid, message)
         while len(self._messages) > _KEPT_MAX:
-            del self._messages[next(iter(self._messages))]
+            self._messages.popitem(last=False)
 
     def give_back(self, kept: KeptMessages) -> None:
         """Put back what was taken out and is as it was."""

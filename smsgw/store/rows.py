@@ -1,6 +1,7 @@
 """Between rows and a turn: what is loaded for it, what is written of it, what is kept after it."""
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ class RowCache:
 
     def __init__(self) -> None:
         self.account_of: dict[bytes, Account] = {}
-        self.accounts: dict[int, Account] = {}
-        self.messages: dict[int, Message] = {}
+        self.accounts: OrderedDict[int, Account] = OrderedDict()
+        self.messages: OrderedDict[int, Message] = OrderedDict()
         self.keys = KeyShelf()
 
     def keep(self, turn: Turn) -> None:
@@ -36,12 +37,12 @@ class RowCache:
                 else:
                     messages.pop(number, None)
         while len(messages) > _MESSAGES_MAX:
-            del messages[next(iter(messages))]
+            messages.popitem(last=False)
 
     def add_account(self, account: Account) -> None:
         """Remember an account."""
         if len(self.accounts) >= _ACCOUNTS_MAX:
-            oldest = self.accounts.pop(next(iter(self.accounts)))
+            _, oldest = self.accounts.popitem(last=False)
             del self.account_of[oldest.id]
         self.accounts[account.number] = account
         self.account_of[account.id] = account

@@ -6,7 +6,6 @@ alone, so rows that were just written are kept: accounts, and messages that are 
 works on those rows directly; when it fails, what it touched is forgotten and read again.
 """
 
-import asyncio
 import contextlib
 import sqlite3
 import time
@@ -23,6 +22,7 @@ from smsgw.store.audit import Proof, audit
 from smsgw.store.base import CommitUnknownError, ShardUnavailableError, TurnResult
 from smsgw.store.keys import store
 from smsgw.store.rows import RowCache, load, write
+from smsgw.store.sqlite_log import Log
 from smsgw.store.sqlite_thread import PAGE_BYTES, SqliteThread, migrate
 from smsgw.turn import Item, QueueKey, Turn, Wants, run_items
 
@@ -39,14 +39,8 @@ _PASSING: Final = {
     sqlite3.SQLITE_NOTADB,
 }
 _ROLLED_BACK: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}
-_FIRST_FOLD_CHANGES: Final = 20_000
-"""Changed rows after which the log is folded back for the first time."""
-_LOG_FULL: Final = 0.7
-"""How full the log is when it is folded back: turns go on meanwhile."""
 SEALING_SHARE = 0.03
 """How much of the event loop's time the filters of old keys may take."""
-_FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
-_FOLD_ALL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 _IDLE_MAX: Final = 4096
 
 
@@ -62,9 +56,8 @@ class SqliteShard:
         number: int,
         path: Path,
         writer: SqliteThread,
-        folder: SqliteThread,
+        log: Log,
         readers: Sequence[SqliteThread],
-        wal_bytes_max: int,
     ) -> None:
         self.number = number
         self.path = path
@@ -78,20 +71,14 @@ class SqliteShard:
         self.watched: set[int] = set()
         self.waits = 0
         self._writer = writer
-        self._folder = folder
-        self._folding: asyncio.Task[int] | None = None
+        self._log = log
         self._readers = list(readers)
         self._next_reader = 0
-        self._wal_bytes_max = wal_bytes_max
         self._statements = statements.load("turn", "sweep", "reads")
         self._cache = RowCache()
         self._numbers = NumberSource(number, 0)
         self._next_client = 1
         self._counted_to = 0
-        self._folded_at = 0
-        self._fold_begun_at = 0
-        self._fold_after = _FIRST_FOLD_CHANGES
-        self._folded_version: int | None = None
         self._seal_at_s = 0.0
 
     @classmethod
@@ -128,10 +115,10 @@ class SqliteShard:
             opened.append(await SqliteThread.open(path, cache_kib=64))
             for _ in range(readers):
                 opened.append(await SqliteThread.open(path, read_only=True, cache_kib=2048))
-            self = cls(number, path, writer, opened[1], opened[2:], wal_bytes_max)
+            log = Log(path, writer, opened[1], wal_bytes_max)
+            self = cls(number, path, writer, log, opened[2:])
             # After a failed flush, only this makes what is in the log safe to build on.
-            await writer.run(lambda: writer.raw.execute(_FOLD_ALL).fetchall())
-            self._folded_version = await self._folder.run(_version, self._folder)
+            await log.open()
             await writer.run(self._remember)
             await writer.run(self._warm, cache_kib)
         except BaseException as error:
@@ -369,49 +356,14 @@ class SqliteShard:
             self._express_parts.pop((client, route), None)
 
     async def tidy(self) -> None:
-        """Between turns: give keys of the past their filters, and fold the log back now and then.
-
-        Most of the log is folded back beside the turns, by a connection of its own; the writer then
-        folds what has come meanwhile, so that the log begins anew. The one fault of SQLite before
-        3.51.3 needs a checkpoint that begins when all is folded already, and a commit at that very
-        moment: the one beside the turns begins only where something was committed since the writer
-        has folded all, and the writer's own meets no commit.
-        """
+        """See ``ShardStore.tidy``: keys of the past get their filters, the log is folded back."""
         begun_s = time.perf_counter()
         if begun_s >= self._seal_at_s:
             sealed = self._cache.keys.step(self._writer.raw)
             self._seal_at_s = begun_s + (time.perf_counter() - begun_s) / SEALING_SHARE
             if sealed:
                 await self._writer.run(self._seal, *sealed)
-        changes = self._writer.raw.total_changes
-        if self._folding is not None:
-            if self._folding.done():
-                await self._folded()
-                too_long = self.wal_bytes() > self._wal_bytes_max
-                await self._writer.run(_fold, self._writer, _FOLD_ALL if too_long else _FOLD)
-                self._folded_at = changes
-                self._folded_version = await self._folder.run(_version, self._folder)
-        elif changes - self._folded_at >= self._fold_after:
-            self._fold_begun_at = changes
-            self._folding = asyncio.create_task(self._folder.run(self._fold_beside))
-
-    def _fold_beside(self) -> int:
-        # Changes are counted also where they were undone; this tells of commits alone.
-        before, now = self._folded_version, _version(self._folder)
-        if before is not None and now is not None and before != now:
-            return _fold(self._folder, _FOLD)
-        return 0
-
-    async def _folded(self) -> None:
-        """Wait until nobody folds, and learn how many changes the log has room for.
-
-        The rarer it is folded, the less is written: most pages change again and again.
-        """
-        if self._folding is not None:
-            folding, self._folding = self._folding, None
-            log_bytes, changes = await folding, self._fold_begun_at - self._folded_at
-            if log_bytes and changes:
-                self._fold_after = int(changes * _LOG_FULL * self._wal_bytes_max / log_bytes)
+        await self._log.tidy()
 
     def _seal(self, generation: int, bits: bytes) -> None:
         connection, keys = self._writer.raw, self._cache.keys
@@ -451,10 +403,7 @@ class SqliteShard:
 
     def wal_bytes(self) -> int:
         """How long the write-ahead log is."""
-        try:
-            return self.path.with_name(self.path.name + "-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
+        return self._log.length_bytes()
 
     async def read(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """See ``ShardStore.read``; a query runs to its end, so no cursor outlives this call."""
@@ -495,34 +444,10 @@ class SqliteShard:
 
     async def close(self) -> None:
         """See ``ShardStore.close``."""
-        with contextlib.suppress(sqlite3.Error):
-            await self._folded()
-        for thread in (self._folder, *self._readers):
-            await thread.close()
-        with contextlib.suppress(sqlite3.Error):
-            await self._writer.run(lambda: self._writer.raw.execute(_FOLD_ALL).fetchall())
+        for reader in self._readers:
+            await reader.close()
+        await self._log.close()
         await self._writer.close()
-
-
-def _version(thread: SqliteThread) -> int | None:
-    """A number that changes with each commit of another connection that wrote anything.
-
-    None where it cannot be read now.
-    """
-    with contextlib.suppress(sqlite3.OperationalError):
-        found: int = thread.raw.execute("PRAGMA data_version").fetchone()[0]
-        return found
-    return None
-
-
-def _fold(thread: SqliteThread, statement: str) -> int:
-    """Fold the log back; returns how many bytes it held, as far as that is known."""
-    # A reader in the way is no error: the rest is folded the next time.
-    with contextlib.suppress(sqlite3.OperationalError):
-        [(_, pages, _)] = thread.raw.execute(statement).fetchall()
-        [(page_bytes,)] = thread.raw.execute("PRAGMA page_size").fetchall()
-        return max(0, int(pages)) * int(page_bytes)
-    return 0
 
 
 def _finals(turns: list[Turn]) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
@@ -58,7 +59,7 @@ class Polls:
         self._for_s = for_s
         self._left_out = False
         # When to ask next, and until when; all wait equally long, so the first is due first.
-        self._waiting: dict[str, tuple[float, float]] = {}
+        self._waiting: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._added = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 

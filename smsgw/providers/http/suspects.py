@@ -1,5 +1,6 @@
 """Whose fault it is that an operator says that nothing can be sent: the link's, or a message's."""
 
+from collections import OrderedDict
 from typing import Final
 
 IN_A_ROW: Final = 3
@@ -18,7 +19,7 @@ class Suspects:
         self._in_a_row: set[str] = set()
         self._accepted = 0
         # How many had been accepted by then, the oldest first.
-        self._said_at: dict[str, int] = {}
+        self._said_at: OrderedDict[str, int] = OrderedDict()
 
     @property
     def is_the_link(self) -> bool:
@@ -41,7 +42,7 @@ class Suspects:
         before = self._said_at.pop(message, self._accepted)
         self._said_at[message] = self._accepted
         if len(self._said_at) > SUSPECTS_MAX:
-            del self._said_at[next(iter(self._said_at))]
+            self._said_at.popitem(last=False)
         if not self.is_the_link:
             self._in_a_row.add(message)
         return before < self._accepted

@@ -7,6 +7,7 @@ byte of it was given to the connection), or neither.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -130,7 +131,7 @@ class Link(asyncio.Protocol):
         self._paused = False
         self._sequence = 0
         self._outstanding: dict[int, Part] = {}
-        self._late: dict[int, Part] = {}
+        self._late: OrderedDict[int, Part] = OrderedDict()
         self._heard_s = loop.time()
         self._enquired = False
         self._timer: asyncio.TimerHandle | None = None
@@ -182,7 +183,7 @@ class Link(asyncio.Protocol):
             return False
         self._late[part.sequence] = part
         if len(self._late) > self._late_max:
-            del self._late[next(iter(self._late))]
+            self._late.popitem(last=False)
         self._look_whether_done()
         return True
 
@@ -255,7 +256,7 @@ class Link(asyncio.Protocol):
         for part in unsent:
             self._outstanding.pop(part.sequence, None)
         unanswered = list(self._outstanding.values())
-        self._out, self._outstanding, self._late = [], {}, {}
+        self._out, self._outstanding, self._late = [], {}, OrderedDict()
         self._owner.lost(self, ending, unsent, unanswered)
         if not self.opened.done():
             self.opened.set_result(False)

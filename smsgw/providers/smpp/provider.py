@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -85,11 +85,11 @@ class SmppProvider:
         self._senders: list[Link] = []
         self._receivers: list[Link] = []
         # Oldest first: all have the same time.
-        self._flights: dict[Flight, None] = {}
+        self._flights: OrderedDict[Flight, None] = OrderedDict()
         self._waiting: deque[Part] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
-        self._written: dict[str, str] = {}
+        self._written: OrderedDict[str, str] = OrderedDict()
         # Until when, our name for the message, and what to ask for, as long as no bind sends.
         self._cancels: deque[tuple[float, str, Cancel]] = deque(maxlen=CANCELS_MAX)
         self._alarmed: set[int] = set()
@@ -408,7 +408,7 @@ class SmppProvider:
     def _remember(self, identifier: str, written: str) -> None:
         self._written[identifier] = written
         if len(self._written) > WRITTEN_MAX:
-            del self._written[next(iter(self._written))]
+            self._written.popitem(last=False)
 
 
 def _ask_to_cancel(link: Link, reference: str, cancel: Cancel) -> bool:
