@@ -7,12 +7,12 @@ all, in the reverse order.
 
 import asyncio
 import contextlib
-import gc
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from smsgw import memory
 from smsgw.allotter import Allotter
 from smsgw.clock import JUMP_MS, Clock, SystemClock
 from smsgw.entrance import Entrance
@@ -44,8 +44,6 @@ LOOK_S: Final = 0.1
 LOOK_CLOSER_S: Final = 1.0
 _LOOKS: Final = round(LOOK_CLOSER_S / LOOK_S)
 _DAY_S: Final = 86_400
-# Of the young, the middle and the old, in allocations and in collections of the younger.
-_COLLECTED_AFTER: Final = (3000, 5, 1000)
 
 
 def rules_from(settings: Settings) -> Rules:
@@ -167,6 +165,7 @@ class Gateway:
             CannotStart: saying what is wrong and where.
         """
         clock = clock or SystemClock()
+        memory.use_one_arena()
         directory = DataDirectory.open(path, purpose)
         try:
             shards = await Shards.open(directory, settings.store, clock.now_ms(), settings.postgres)
@@ -229,12 +228,7 @@ class Gateway:
             for shard in self.shards
             if isinstance(shard.store, SharedStore)
         ]
-        # What is loaded by now lives as long as the process: no need to look at it again. What
-        # comes later and lives long is what waits, without cycles; to go through all of it stops
-        # everything for 20 ms, and is done some hundred times less often than is the default.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_COLLECTED_AFTER)
+        memory.settle()
         await self.shards.serve(self.allotter)
         self.allotter.stopped = False
         self.serving = True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "smsgw"
 FLOORS = (
-    {"errors", "clock", "ids"},
+    {"errors", "clock", "ids", "memory"},
     {"fields", "models", "templates", "presets", "text", "numbers", "logs", "metrics"},
     {"operators"},
     {"settings"},
