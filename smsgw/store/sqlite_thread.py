@@ -114,7 +114,7 @@ def _configure(connection: sqlite3.Connection, path: Path, read_only: bool, cach
         # Readers sort on the disk: an audit may have much to sort.
         "temp_store": 0 if read_only else 2,
         # Nobody checkpoints by chance: SQLite before 3.51.3 can corrupt a WAL where a checkpoint
-        # that begins with nothing to do meets a commit. See SqliteShard.tidy.
+        # that begins with nothing to do meets a commit. See sqlite_log.
         "wal_autocheckpoint": 0,
         "cache_size": -cache_kib,
         "query_only": int(read_only),
