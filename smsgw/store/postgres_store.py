@@ -32,7 +32,7 @@ BEATS: Final = 3
 """How often a lease is renewed before it would end."""
 CLOSELY_S: Final = 0.5
 """How often a gateway looks for what another one has left in flight."""
-_POLLS_TO_LEARN: Final = 2
+_POLLS_TO_LEARN: Final = 3
 
 
 class SeatLostError(Exception):
