@@ -124,8 +124,15 @@ def test_standard_error_is_the_default(
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\u2028", "\x85", "\x00", "\ud800", "\x1b[2J"])
-def test_nothing_can_begin_a_line_of_its_own(written: Written, end: str) -> None:
-    log.info("a.b", f"One{end}two %s {{}}", field=f"{end}{{", **{f"name{end}": 1})
+def test_nothing_can_begin_a_line_of_its_own(
+    written: Written, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    ours = [h for h in root.handlers if getattr(h, "stream", None) is written]
+    # What pytest keeps of it could not be passed on to another process.
+    with monkeypatch.context() as only:
+        only.setattr(root, "handlers", ours)
+        log.info("a.b", f"One{end}two %s {{}}", field=f"{end}{{", **{f"name{end}": 1})
     text = written.getvalue()
     assert text.count("\n") == 1
     assert text.isascii()
