@@ -176,6 +176,24 @@ async def test_nothing_is_kept_of_a_turn_that_failed(
     assert_memory_is_file(store)
 
 
+async def test_turns_keep_the_connection_they_had(store: PostgresShard) -> None:
+    database, turns = store.database, store._place
+    async with database.connection(turns) as ours, database.connection() as theirs:
+        assert ours is not theirs
+    for _ in range(3):
+        async with database.connection() as other:
+            assert other is theirs
+        async with database.connection(turns) as one:
+            assert one is ours
+    # Where there is no other, it may be lent; then they go on with another one.
+    async with database.connection() as _, database.connection() as borrowed:
+        assert borrowed is ours
+        async with database.connection(turns) as instead:
+            pass
+    async with database.connection(turns) as one:
+        assert one is instead
+
+
 async def test_nothing_is_kept_of_before_a_connection_was_made_anew(
     store: PostgresShard,
 ) -> None:

@@ -125,6 +125,8 @@ class Places:
     """So many may use a connection at a time; nobody waits for his turn for ever."""
 
     def __init__(self, name: str, count: int) -> None:
+        self.last: Connection | None = None
+        """The connection that was used here last."""
         self._name = name
         self._free = asyncio.Semaphore(count)
 
@@ -183,7 +185,7 @@ class Database:
         if "@" not in parts.query and _HOSTS.fullmatch(host):
             # Else a piece of a password may stand there.
             self.name += f" ({host}{parts.path})"
-        self._shards = 0
+        self._turns: list[Places] = []
         self._shared = Places(self.name, settings.pool_max)
         self._beside = Places(self.name, _BESIDE)
         self.audits = asyncio.Lock()
@@ -191,10 +193,11 @@ class Database:
 
     def reserve(self) -> Places:
         """The place of the turns of one more shard, and of nothing else."""
-        self._shards += 1
-        shared = self.settings.pool_max - self._shards - _BESIDE
+        places = Places(self.name, 1)
+        self._turns.append(places)
+        shared = self.settings.pool_max - len(self._turns) - _BESIDE
         self._shared = Places(self.name, max(_SHARED_MIN, shared))
-        return Places(self.name, 1)
+        return places
 
     async def _connect(self) -> Connection:
         """A new, checked connection.
@@ -272,10 +275,9 @@ class Database:
             StoreError: the server must not be trusted with a promise.
             ShardUnavailableError: it cannot be reached now.
         """
-        async with (places or self._shared).one():
-            while self._idle and self._idle[-1].is_closed():
-                self._idle.pop()
-            connection = self._idle.pop() if self._idle else await self._connect()
+        places = places or self._shared
+        async with places.one():
+            connection = places.last = self._take(places) or await self._connect()
             try:
                 yield connection
             except BaseException as error:
@@ -290,7 +292,21 @@ class Database:
                     # Whoever used it was slower to end than everything else.
                     connection.terminate()
                 elif not connection.is_closed():
-                    self._idle.append(connection)
+                    self._idle.insert(0 if places in self._turns else len(self._idle), connection)
+
+    def _take(self, places: Places) -> Connection | None:
+        """An idle connection: the one that was used in these places last, if it can be.
+
+        The turns of a shard have theirs for themselves, then: the server keeps their plans with it,
+        and the fewer of its processes are at work, the more of what they need is in a cache. Others
+        take one that turns have left only where there is no other.
+        """
+        idle, last = self._idle, places.last
+        while idle:
+            connection = idle.pop(idle.index(last) if last is not None and last in idle else -1)
+            if not connection.is_closed():
+                return connection
+        return None
 
     def _drop_idle(self) -> None:
         """Ask no other idle connection for as long, where a server does not answer on one."""
