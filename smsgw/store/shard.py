@@ -30,7 +30,6 @@ from smsgw.turn import OUTCOME, URGENT, Item, QueueKey, Request, Write
 
 log = get(__name__)
 
-TURN_S: Final = 0.008
 UNITS_MIN: Final = 32
 TURN_BESIDE_CODES_S: Final = 0.0017
 UNITS_BESIDE_CODES: Final = (16, 64)
@@ -84,7 +83,7 @@ class Shard:
         self._told: set[Item] = set()
         if isinstance(store, SharedStore):
             store.on_doubt = self._in_doubt
-        self._unit_s = TURN_S / UNITS_MIN
+        self._unit_s = self._pace.turn_s / UNITS_MIN
         self._room = room
         self._ripe = False
         self._stood_back = 0
@@ -245,7 +244,7 @@ class Shard:
         return self._inbox.presses or (waits and (self._ripe or self._stopping))
 
     def _units_max(self) -> int:
-        """How much the next turn takes: what costs the event loop about ``TURN_S``.
+        """How much the next turn takes: what costs the event loop about ``Pace.turn_s``.
 
         A one-time code needs two turns, one after the other: those are kept small, and every turn
         is kept short while codes are being sent, since any of them may be in a code's way.
@@ -256,7 +255,7 @@ class Shard:
         if self._clock.monotonic_s() < self._room.urgent_until_s:
             least, most = UNITS_BESIDE_CODES
             return min(most, max(least, int(TURN_BESIDE_CODES_S / self._unit_s)))
-        return min(UNITS_MAX, max(UNITS_MIN, int(TURN_S / self._unit_s)))
+        return min(UNITS_MAX, max(UNITS_MIN, int(self._pace.turn_s / self._unit_s)))
 
     def _claim(self, units_max: int) -> Claim | None:
         # What was answered but is not on disk yet is in doubt after a crash, like what is not
