@@ -39,6 +39,10 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+def pytest_sessionfinish() -> None:
+    postgres.stop_server()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of a module that names its ``BACKENDS`` run on each of them."""
     if "backend" in metafunc.fixturenames:

